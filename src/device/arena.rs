@@ -1,0 +1,184 @@
+//! One allocation, and the gate through which it is read and written.
+//!
+//! ```text
+//! arena.op([outs…], [ins…], |[out…], [in…]| …)   bounds; outs disjoint from all else; no conflict with a loan
+//! arena.lend(range, access) -> Loan              a message or a file uses the range until the loan is dropped
+//! ```
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What a loan may do with its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The borrower reads; ops may read as well.
+    Read,
+    /// The borrower writes; ops may not touch the range.
+    Write,
+}
+
+/// Zeroed memory of a plan's length. The pages are the system's until first touched.
+pub struct Arena<T> {
+    base: *mut T,
+    len: usize,
+    busy: AtomicBool,
+    loans: Arc<Mutex<Vec<(u64, Tensor, Access)>>>,
+}
+
+// SAFETY: the memory is reached only through `op` (one at a time: `busy`) and through loans, whose ranges `op` refuses.
+unsafe impl<T: Send> Send for Arena<T> {}
+unsafe impl<T: Send> Sync for Arena<T> {}
+
+/// A range in the hands of a message or a file. Dropping it hands the range back.
+pub struct Loan {
+    base: *mut f32,
+    len: usize,
+    access: Access,
+    id: u64,
+    table: Arc<Mutex<Vec<(u64, Tensor, Access)>>>,
+}
+
+// SAFETY: the range is exclusively the loan's (write) or read-only for everyone (read) until it is dropped.
+unsafe impl Send for Loan {}
+
+/// Structural: loads of 64 bytes, and pages of the tensors' own alignment.
+const BYTES: usize = 256;
+
+impl<T: Copy> Arena<T> {
+    pub fn new(len: usize) -> Result<Arena<T>> {
+        let layout = Arena::<T>::layout(len);
+        // SAFETY: the layout is not empty.
+        let base = unsafe { alloc_zeroed(layout) } as *mut T;
+        if base.is_null() {
+            return Err(Error::Failed(format!("the system refused {} bytes of memory for the plan", layout.size())));
+        }
+        Ok(Arena { base, len, busy: AtomicBool::new(false), loans: Arc::default() })
+    }
+
+    /// Runs one operation: `outs` may be written, `ins` read. Panics when an operand lies outside the arena, when an
+    /// output overlaps another operand, when a loan forbids the access, or when an operation is started inside another.
+    pub fn op<const O: usize, const I: usize, R>(
+        &self,
+        outs: [Tensor; O],
+        ins: [Tensor; I],
+        f: impl FnOnce([&mut [T]; O], [&[T]; I]) -> R,
+    ) -> R {
+        for (i, o) in outs.iter().enumerate() {
+            if let Some(t) = outs[..i].iter().chain(&ins).find(|t| t.meets(*o)) {
+                panic!("operands overlap: {o:?} is written and meets {t:?}");
+            }
+        }
+        for t in outs.iter().chain(&ins) {
+            assert!(t.end() <= self.len, "{t:?} lies outside the arena of {} elements", self.len);
+        }
+        for (_, lent, access) in self.loans.lock().expect("loans").iter() {
+            let conflict = outs.iter().find(|t| t.meets(*lent));
+            let conflict = conflict.or(ins.iter().find(|t| *access == Access::Write && t.meets(*lent)));
+            if let Some(t) = conflict {
+                panic!("{t:?} is used while {lent:?} is lent for {access:?}");
+            }
+        }
+        assert!(!self.busy.swap(true, Ordering::Acquire), "an operation may not start inside another");
+        // SAFETY: in bounds and disjoint (above); no other operation is open (busy); loans conflict with none of them.
+        let r = unsafe {
+            f(
+                outs.map(|t| std::slice::from_raw_parts_mut(self.base.add(t.at), t.len())),
+                ins.map(|t| std::slice::from_raw_parts(self.base.add(t.at), t.len())),
+            )
+        };
+        self.busy.store(false, Ordering::Release);
+        r
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::from_size_align((len.max(1) * size_of::<T>()).next_multiple_of(BYTES), BYTES).expect("a plan within memory")
+    }
+}
+
+impl Arena<f32> {
+    /// Lends `t`. Panics when an open loan already conflicts with it.
+    pub fn lend(&self, t: Tensor, access: Access) -> Loan {
+        assert!(t.end() <= self.len, "{t:?} lies outside the arena");
+        let mut table = self.loans.lock().expect("loans");
+        for (_, lent, other) in table.iter() {
+            let both_read = *other == Access::Read && access == Access::Read;
+            assert!(both_read || !t.meets(*lent), "{t:?} is lent twice: {lent:?} is out for {other:?}");
+        }
+        let id = table.last().map_or(0, |(id, ..)| id + 1);
+        table.push((id, t, access));
+        // SAFETY: in bounds (above).
+        Loan { base: unsafe { self.base.add(t.at) }, len: t.len(), access, id, table: self.loans.clone() }
+    }
+}
+
+impl Loan {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    pub fn slice(&self) -> &[f32] {
+        // SAFETY: the gate keeps writers away while the loan lives.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+    pub fn slice_mut(&mut self) -> &mut [f32] {
+        assert_eq!(self.access, Access::Write, "a loan for reading is not written");
+        // SAFETY: the gate keeps everyone away while the loan lives, and `&mut self` makes this view the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.base, self.len) }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.table.lock().expect("loans").retain(|(id, ..)| *id != self.id);
+    }
+}
+
+impl<T> Drop for Arena<T> {
+    fn drop(&mut self) {
+        let size = (self.len.max(1) * size_of::<T>()).next_multiple_of(BYTES);
+        // SAFETY: allocated in `new` with this size and alignment.
+        unsafe { dealloc(self.base as *mut u8, Layout::from_size_align_unchecked(size, BYTES)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(at: usize, cols: usize) -> Tensor {
+        Tensor { at, rows: 1, cols }
+    }
+
+    #[test]
+    #[should_panic(expected = "operands overlap")]
+    fn an_output_may_not_meet_an_input() {
+        Arena::<f32>::new(8).unwrap().op([row(0, 4)], [row(3, 2)], |_, _| ());
+    }
+
+    #[test]
+    #[should_panic(expected = "outside the arena")]
+    fn an_operand_lies_inside() {
+        Arena::<f32>::new(8).unwrap().op([], [row(6, 3)], |_: [&mut [f32]; 0], _| ());
+    }
+
+    #[test]
+    #[should_panic(expected = "is lent for Write")]
+    fn what_a_message_writes_may_not_be_read() {
+        let arena = Arena::<f32>::new(8).unwrap();
+        let _loan = arena.lend(row(0, 4), Access::Write);
+        arena.op([], [row(2, 1)], |_: [&mut [f32]; 0], _| ());
+    }
+
+    #[test]
+    fn a_loan_for_reading_lets_ops_read_and_ends_when_dropped() {
+        let arena = Arena::<f32>::new(8).unwrap();
+        let loan = arena.lend(row(0, 4), Access::Read);
+        arena.op([row(4, 4)], [row(0, 4)], |[o], [i]| o.copy_from_slice(i));
+        drop(loan);
+        arena.op([row(0, 4)], [], |[o], []| o.fill(1.0));
+    }
+}

@@ -1,0 +1,85 @@
+//! Where numbers live and work is done: `enum Device`, a closed set, so that the model needs no generics and each op
+//! holds its own `match`.
+//!
+//! | device | numbers | for |
+//! |---|---|---|
+//! | [`Cpu`] | f32, threads | training |
+//! | [`Reference`] | f64, naive loops | tests: finite differences, and what every kernel is held against |
+//!
+//! The gate [`Arena::op`] checks bounds, that no output overlaps another operand, and that nothing lent to a message or
+//! a file ([`Arena::lend`]) is touched meanwhile. `unsafe` lives behind it.
+mod arena;
+pub use arena::{Access, Arena, Loan};
+
+use crate::error::Result;
+use crate::tensor::{Plan, Tensor};
+
+/// What the operands of a matrix product are rounded to. Sums, norms, softmax and loss are f32 in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    Fp32,
+    Bf16,
+}
+
+pub enum Device {
+    Cpu(Cpu),
+    Reference(Reference),
+}
+
+/// f32 in host memory; ops run on the ambient rayon pool (see [`Device::install`]).
+pub struct Cpu {
+    pub arena: Arena<f32>,
+    pub precision: Precision,
+    pool: rayon::ThreadPool,
+}
+
+/// f64 in host memory, one thread, loops as in the textbook.
+pub struct Reference {
+    pub arena: Arena<f64>,
+}
+
+impl Device {
+    /// Takes the whole plan's memory at once.
+    ///
+    /// Errors: [`crate::error::Error::Failed`] naming the bytes asked for when the system refuses them.
+    pub fn cpu(plan: &Plan, threads: usize, precision: Precision) -> Result<Device> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("worker-{i}")).build();
+        let pool = pool.map_err(|e| crate::error::Error::Failed(format!("cannot start {threads} threads: {e}")))?;
+        Ok(Device::Cpu(Cpu { arena: Arena::new(plan.len())?, precision, pool }))
+    }
+    pub fn reference(plan: &Plan) -> Result<Device> {
+        Ok(Device::Reference(Reference { arena: Arena::new(plan.len())? }))
+    }
+    /// Runs `f` (a whole training loop, say) on the device's own threads, so that ops inside find the pool at hand.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Device::Cpu(cpu) => cpu.pool.install(f),
+            Device::Reference(_) => f(),
+        }
+    }
+    /// A copy of `t`, as f32.
+    pub fn read(&self, t: Tensor) -> Vec<f32> {
+        match self {
+            Device::Cpu(d) => d.arena.op([], [t], |[], [t]| t.to_vec()),
+            Device::Reference(d) => d.arena.op([], [t], |[], [t]| t.iter().map(|&v| v as f32).collect()),
+        }
+    }
+    /// Writes `values` into `t`. Panics when the lengths differ.
+    pub fn write(&self, t: Tensor, values: &[f32]) {
+        match self {
+            Device::Cpu(d) => d.arena.op([t], [], |[t], []| t.copy_from_slice(values)),
+            Device::Reference(d) => d.arena.op([t], [], |[t], []| {
+                assert_eq!(t.len(), values.len(), "write: lengths");
+                t.iter_mut().zip(values).for_each(|(t, v)| *t = f64::from(*v));
+            }),
+        }
+    }
+    /// Lends `t` to a message or a file until the loan is dropped; ops that conflict with it are refused meanwhile.
+    /// Only host memory in f32 can be lent.
+    pub fn lend(&self, t: Tensor, access: Access) -> Loan {
+        match self {
+            Device::Cpu(d) => d.arena.lend(t, access),
+            Device::Reference(_) => panic!("the reference device sends no messages"),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The decoder-only transformer, forwards and backwards, written once. Knows ops and tensors; has never heard of ranks.
+//!
+//! [`Schedule`] is how the model says *when*: data parallelism and sharding listen outside.
+use crate::tensor::Tensor;
+use std::ops::Range;
+
+/// Which way the model is passing through a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    Forward,
+    Backward,
+}
+
+/// Who may want to know how far the model has come. The model says when; it does not ask why.
+pub trait Schedule {
+    /// The weights of `group` are about to be read.
+    fn need(&mut self, _group: usize, _pass: Pass) {}
+    /// They will not be read again in this pass.
+    fn done(&mut self, _group: usize, _pass: Pass) {}
+    /// Gradients of `group` are about to be added: on return its place is free, and zero in a step's first micro-batch.
+    fn open(&mut self, _group: usize) {}
+    /// The gradients of `group` are complete for this micro-batch.
+    fn ready(&mut self, _group: usize) {}
+}
+impl Schedule for () {}
+
+/// A contiguous piece of the parameters, padded so that the ranks divide it: one bucket, one shard by arithmetic.
+/// Group 0 is the embedding, 1 … L the blocks, L + 1 the head (the final norm alone where the head is tied).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Elements of the arena that hold the weights.
+    pub weights: Range<usize>,
+    /// Elements that hold their gradients: same length, same order.
+    pub grads: Range<usize>,
+    /// The first `decayed` elements are matrices (weight-decayed), the others vectors.
+    pub decayed: usize,
+}
+
+/// One parameter as Hugging Face names it, and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// The name in the file, for example `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    pub group: usize,
+    /// Its place among the weights, without padding rows.
+    pub weights: Tensor,
+    /// Its place among the gradients.
+    pub grads: Tensor,
+    /// The shape in the file: one or two numbers.
+    pub shape: Vec<usize>,
+    /// The file holds (inputs, outputs), memory (outputs, inputs): GPT-2's Conv1D.
+    pub transposed: bool,
+}
