@@ -24,6 +24,8 @@ pub mod norm;
 pub mod qk_norm;
 pub mod real;
 pub mod rope;
+mod rows;
+mod simd;
 
 /// The target of a row that counts for nothing: padding of an incomplete global batch.
 pub const MASKED: u32 = u32::MAX;
