@@ -22,7 +22,6 @@ pub mod linear;
 pub mod loss;
 pub mod norm;
 pub mod qk_norm;
-pub mod real;
 pub mod rope;
 mod rows;
 mod simd;
