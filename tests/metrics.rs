@@ -3,6 +3,7 @@
 //! Some tests need a second process: they run this test binary again with `child` as the only test and the part to play
 //! in the environment.
 use hdf5::{File, OpenMode};
+use llm_train::commands::report;
 use llm_train::error::Error;
 use llm_train::metrics::{EvalSet, Event, History, MetricsFile, Rank, Start, StepRecord, Summary};
 use std::io::{BufRead, BufReader};
@@ -138,6 +139,7 @@ fn numbers_read_back_equal() {
 fn a_resume_cuts_and_appends() {
     let (_dir, path) = folder();
     run(&path, 35);
+    std::fs::write(path.with_extension("h5.new"), "left by a start that was killed").unwrap();
     let mut file = open(&path, Some(20));
     write(&mut file, 21..31);
     file.close().unwrap();
@@ -421,4 +423,58 @@ fn a_run_of_no_or_one_step_has_a_summary_too() {
     let one = Summary::read(&path).unwrap();
     assert_eq!(one.steps, Some((1, 1)));
     assert!(one.text().contains("\ntokens/sec/gpu: "), "{}", one.text());
+}
+
+#[test]
+fn the_report_draws_a_run_that_is_still_going() {
+    let (dir, path) = folder();
+    let mut file = open(&path, None);
+    write(&mut file, 1..401);
+    drop(file);
+    let mut file = open(&path, Some(200));
+    write(&mut file, 201..1001);
+    file.flush().unwrap();
+    let picture = report::draw(dir.path()).unwrap();
+    assert_eq!(picture, dir.path().join("report.svg"));
+    let svg = std::fs::read_to_string(&picture).unwrap();
+    for words in [
+        "Loss",
+        "nats per token",
+        "Learning rate",
+        "Gradient norm",
+        "Throughput",
+        "tokens/s",
+        "Time of a step",
+        "backward",
+        "exposed communication",
+        "held-out: 2.257",
+        "1,000 steps",
+        "a resume",
+        "124,439,808 parameters",
+    ] {
+        assert!(svg.contains(words), "no {words:?} in the picture");
+    }
+    assert!(svg.starts_with("<svg width=\"1120\"") && svg.trim_end().ends_with("</svg>"));
+    assert!(svg.matches("<polyline").count() >= 6 && svg.matches("<polygon").count() >= 6, "curves and areas");
+    assert!(svg.len() < 200_000, "{} bytes: thinned", svg.len());
+
+    let page = report::page(&History::read(&path).unwrap(), &path);
+    for words in ["tokens/sec/gpu: ", "201", "held-out", "Open MPI v4.1.4", "final loss: "] {
+        assert!(page.contains(words), "no {words:?} in\n{page}");
+    }
+    assert!(page.lines().count() <= 50, "more than a page:\n{page}");
+}
+
+#[test]
+fn the_report_draws_runs_of_no_step_one_step_and_infinite_losses() {
+    let (dir, path) = folder();
+    run(&path, 0);
+    report::draw(dir.path()).unwrap();
+    run(&path, 1);
+    report::draw(dir.path()).unwrap();
+    let mut file = open(&path, Some(1));
+    file.append(&StepRecord { loss: f64::NAN, grad_norm: f64::INFINITY, ..record(2) }).unwrap();
+    file.close().unwrap();
+    let svg = std::fs::read_to_string(report::draw(dir.path()).unwrap()).unwrap();
+    assert!(!svg.contains("NaN") && !svg.contains("-2147483648"), "a point in nowhere");
 }

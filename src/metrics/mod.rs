@@ -15,6 +15,8 @@ mod console;
 mod file;
 mod history;
 pub mod memory;
+mod panel;
+mod picture;
 mod record;
 pub mod stats;
 mod summary;
@@ -24,6 +26,7 @@ pub mod units;
 pub use console::{Console, Stderr};
 pub use file::MetricsFile;
 pub use history::{EvalSet, Evaluation, History};
+pub use picture::draw;
 pub use record::{EvalPoint, Event, Rank, Start, StepRecord};
 pub use summary::Summary;
 
