@@ -43,14 +43,7 @@ pub fn presets() -> Vec<(&'static str, Config)> {
     ]
 }
 
-pub fn llama(
-    layers: usize,
-    width: usize,
-    hidden: usize,
-    [heads, kv_heads]: [usize; 2],
-    context: usize,
-    vocab: usize,
-) -> Config {
+pub fn llama(layers: usize, width: usize, hidden: usize, [heads, kv_heads]: [usize; 2], context: usize, vocab: usize) -> Config {
     Config {
         family: Family::Llama,
         layers,

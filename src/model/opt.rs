@@ -92,10 +92,7 @@ pub const KEYS: Keys = Keys {
 };
 
 pub const NAMES: Names = Names {
-    first: &[
-        ("model.decoder.embed_tokens.weight", Place::Tokens),
-        ("model.decoder.embed_positions.weight", Place::Positions),
-    ],
+    first: &[("model.decoder.embed_tokens.weight", Place::Tokens), ("model.decoder.embed_positions.weight", Place::Positions)],
     block: &[
         ("model.decoder.layers.{}.self_attn_layer_norm.weight", Place::Norm1),
         ("model.decoder.layers.{}.self_attn_layer_norm.bias", Place::Norm1Bias),

@@ -118,7 +118,12 @@ fn harmless_things_become_a_note() {
 fn what_changes_the_mathematics_is_refused_by_name() {
     let none = Value::Null;
     let cases = [
-        ("gpt2", "model_type", json!("mamba"), "model_type is \"mamba\", expected one of gpt2, llama, mistral, qwen2, qwen3, opt"),
+        (
+            "gpt2",
+            "model_type",
+            json!("mamba"),
+            "model_type is \"mamba\", expected one of gpt2, llama, mistral, qwen2, qwen3, opt",
+        ),
         ("gpt2", "model_type", none.clone(), "model_type is null, expected one of gpt2"),
         ("gpt2", "n_embd", json!(65), "n_embd 65 is not divisible by n_head 4"),
         ("gpt2", "n_embd", json!("64"), "n_embd is \"64\", expected a whole number from 1 to"),
@@ -139,9 +144,24 @@ fn what_changes_the_mathematics_is_refused_by_name() {
         ("llama", "num_key_value_heads", json!(3), "num_attention_heads 4 is not divisible by num_key_value_heads 3"),
         ("llama", "head_dim", json!(15), "head_dim 15 is odd, expected an even number for rotary positions"),
         ("llama", "hidden_act", json!("gelu"), "hidden_act is \"gelu\", expected silu"),
-        ("llama", "rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope_scaling.type is \"linear\", expected \"default\" or"),
-        ("llama", "rope_parameters", json!({"rope_type": "yarn"}), "rope_parameters.rope_type is \"yarn\", expected \"default\" or"),
-        ("llama", "rope_parameters", json!({"rope_type": "llama3"}), "rope_parameters.factor is missing, expected a number above 0"),
+        (
+            "llama",
+            "rope_scaling",
+            json!({"type": "linear", "factor": 2.0}),
+            "rope_scaling.type is \"linear\", expected \"default\" or",
+        ),
+        (
+            "llama",
+            "rope_parameters",
+            json!({"rope_type": "yarn"}),
+            "rope_parameters.rope_type is \"yarn\", expected \"default\" or",
+        ),
+        (
+            "llama",
+            "rope_parameters",
+            json!({"rope_type": "llama3"}),
+            "rope_parameters.factor is missing, expected a number above 0",
+        ),
         ("llama", "rope_parameters", json!([]), "rope_parameters is [], expected an object or null"),
         ("llama", "partial_rotary_factor", json!(0.5), "partial_rotary_factor is 0.5, expected 1"),
         ("qwen2", "attention_bias", json!(false), "attention_bias is false, expected true"),

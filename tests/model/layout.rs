@@ -91,7 +91,8 @@ fn first_values_follow_the_papers() {
         for p in decoder.parameters() {
             let w = dev.read(p.weights);
             if p.shape.len() == 1 {
-                let gain = p.name.contains("norm") && p.name.ends_with("weight") || p.name.contains("ln_") && p.name.ends_with("weight");
+                let gain =
+                    p.name.contains("norm") && p.name.ends_with("weight") || p.name.contains("ln_") && p.name.ends_with("weight");
                 assert!(w.iter().all(|x| *x == if gain { 1.0 } else { 0.0 }), "{}", p.name);
                 continue;
             }
