@@ -240,6 +240,7 @@ fn any_value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
     #[test]
     fn no_config_makes_us_panic(family in 0..6usize, at in any::<prop::sample::Index>(), value in any_value(), more in any_value()) {
         let mut json = config_json(FAMILIES[family]);
