@@ -13,6 +13,7 @@
 //! Shapes, everywhere: B batch (sequences), T sequence length, C width, H heads, K key/value heads, D head dimension,
 //! F hidden width of the MLP, L layers, V vocabulary. `dx` is ∂L/∂x. Matrices are row-major; a linear layer's weight is
 //! (outputs, inputs).
+#![allow(clippy::too_many_arguments)] // an op names its outputs, inputs and parameters; a struct would only hide them
 pub mod checkpoint; // safetensors in Hugging Face layout, optimizer shards, atomic, elastic
 pub mod comm; //       sums and copies between ranks: solo, MPI
 pub mod commands; //   train (the loop), tokenize, plan, generate, eval, report

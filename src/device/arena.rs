@@ -46,7 +46,7 @@ unsafe impl Send for Loan {}
 /// Structural: loads of 64 bytes, and pages of the tensors' own alignment.
 const BYTES: usize = 256;
 
-impl<T: Copy> Arena<T> {
+impl<T> Arena<T> {
     pub fn new(len: usize) -> Result<Arena<T>> {
         let layout = Arena::<T>::layout(len);
         // SAFETY: the layout is not empty.
@@ -73,12 +73,13 @@ impl<T: Copy> Arena<T> {
         for t in outs.iter().chain(&ins) {
             assert!(t.end() <= self.len, "{t:?} lies outside the arena of {} elements", self.len);
         }
-        for (_, lent, access) in self.loans.lock().expect("loans").iter() {
-            let conflict = outs.iter().find(|t| t.meets(*lent));
-            let conflict = conflict.or(ins.iter().find(|t| *access == Access::Write && t.meets(*lent)));
-            if let Some(t) = conflict {
-                panic!("{t:?} is used while {lent:?} is lent for {access:?}");
-            }
+        let conflict = self.loans.lock().expect("loans").iter().find_map(|&(_, lent, access)| {
+            let written = outs.iter().find(|t| t.meets(lent));
+            let read = ins.iter().find(|t| access == Access::Write && t.meets(lent));
+            written.or(read).map(|t| (*t, lent, access))
+        });
+        if let Some((t, lent, access)) = conflict {
+            panic!("{t:?} is used while {lent:?} is lent for {access:?}");
         }
         assert!(!self.busy.swap(true, Ordering::Acquire), "an operation may not start inside another");
         // SAFETY: in bounds and disjoint (above); no other operation is open (busy); loans conflict with none of them.
@@ -101,10 +102,11 @@ impl Arena<f32> {
     /// Lends `t`. Panics when an open loan already conflicts with it.
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {
         assert!(t.end() <= self.len, "{t:?} lies outside the arena");
+        let clash = |other: Access| other == Access::Write || access == Access::Write;
         let mut table = self.loans.lock().expect("loans");
-        for (_, lent, other) in table.iter() {
-            let both_read = *other == Access::Read && access == Access::Read;
-            assert!(both_read || !t.meets(*lent), "{t:?} is lent twice: {lent:?} is out for {other:?}");
+        if let Some(&(_, lent, other)) = table.iter().find(|(_, lent, other)| clash(*other) && t.meets(*lent)) {
+            drop(table); // a panic must not poison what `Loan::drop` needs
+            panic!("{t:?} is lent for {access:?} while {lent:?} is out for {other:?}");
         }
         let id = table.last().map_or(0, |(id, ..)| id + 1);
         table.push((id, t, access));
@@ -139,9 +141,8 @@ impl Drop for Loan {
 
 impl<T> Drop for Arena<T> {
     fn drop(&mut self) {
-        let size = (self.len.max(1) * size_of::<T>()).next_multiple_of(BYTES);
-        // SAFETY: allocated in `new` with this size and alignment.
-        unsafe { dealloc(self.base as *mut u8, Layout::from_size_align_unchecked(size, BYTES)) }
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.base as *mut u8, Arena::<T>::layout(self.len)) }
     }
 }
 

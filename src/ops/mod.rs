@@ -22,6 +22,7 @@ pub mod linear;
 pub mod loss;
 pub mod norm;
 pub mod qk_norm;
+pub mod real;
 pub mod rope;
 
 /// The target of a row that counts for nothing: padding of an incomplete global batch.

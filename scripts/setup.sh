@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Finds what the build needs: MPI, libclang (bindings to MPI), HDF5, pkg-config. Sourced by the other scripts.
+# On Debian and Ubuntu, as root or with sudo, it installs what is missing; elsewhere it names the packages or the
+# environment modules to load and ends with exit code 2.
+
+missing=()
+have() { command -v "$1" >/dev/null 2>&1; }
+
+have cargo || { echo "setup: cargo is missing; install Rust 1.89 or newer from https://rustup.rs or load a Rust module" >&2; exit 2; }
+have cc || have gcc || missing+=(gcc libc6-dev)
+have pkg-config || missing+=(pkg-config)
+have mpicc && have mpirun || missing+=(libopenmpi-dev openmpi-bin)
+ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* "${LIBCLANG_PATH:-/nonexistent}"/libclang* >/dev/null 2>&1 ||
+    ldconfig -p 2>/dev/null | grep -q libclang || missing+=(libclang-dev clang)
+[ -n "${HDF5_DIR:-}" ] || pkg-config --exists hdf5 2>/dev/null || pkg-config --exists hdf5-serial 2>/dev/null ||
+    have h5cc || missing+=(libhdf5-dev)
+
+if [ ${#missing[@]} -gt 0 ]; then
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then have sudo && sudo -n true 2>/dev/null && as_root=(sudo) || as_root=(false); fi
+    if have apt-get && [ "${as_root[0]:-}" != false ]; then
+        echo "setup: installing ${missing[*]}"
+        "${as_root[@]}" apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    else
+        echo "setup: missing here: ${missing[*]} (Debian's names)." >&2
+        echo "setup: install them, or on a cluster load modules such as:  module load openmpi hdf5 llvm" >&2
+        exit 2
+    fi
+fi
+
+# Open MPI refuses root and more ranks than cores unless told; ranks that wait must leave the cores to the others.
+if [ "$(id -u)" -eq 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1

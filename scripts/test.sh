@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Every test, on a machine that may have only Rust and gcc. Ends with one line: N passed, N failed.
+# Tests that need several ranks start mpirun themselves.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.sh
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=0
+step() { # name, command…: what is not a cargo test counts as one test
+    echo "== $1"
+    if "${@:2}"; then echo "test result: ok. 1 passed; 0 failed" >>"$log"; else echo "test result: FAILED. 0 passed; 1 failed" >>"$log"; fi
+}
+
+step "format" cargo fmt --all -- --check
+echo "== tests"
+cargo test --release --no-fail-fast 2>&1 | tee -a "$log" || failed=1
+step "shell scripts" bash -n scripts/*.sh
+
+passed=$(awk '/^test result:/ {for (i = 1; i < NF; i++) if ($(i+1) ~ /^passed/) n += $i} END {print n + 0}' "$log")
+broken=$(awk '/^test result:/ {for (i = 1; i < NF; i++) if ($(i+1) ~ /^failed/) n += $i} END {print n + 0}' "$log")
+[ "$failed" -eq 0 ] || [ "$broken" -gt 0 ] || broken=1 # a crash or a compile error has no result line
+echo "$passed passed, $broken failed"
+[ "$broken" -eq 0 ]
