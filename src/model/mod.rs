@@ -1,8 +1,31 @@
 //! The decoder-only transformer, forwards and backwards, written once. Knows ops and tensors; has never heard of ranks.
 //!
+//! ```text
+//! config    a family is data              hf  gpt2  llama  qwen  opt   config.json, presets, names in the files
+//! layout    where the parameters lie      init       their first values, a function of (seed, name, index)
+//! block     one block, and it backwards   decoder    embedding, blocks, head; the loss
+//! generate  one token after another       sample     the next token from its logits
+//! ```
 //! [`Schedule`] is how the model says *when*: data parallelism and sharding listen outside.
 use crate::tensor::Tensor;
 use std::ops::Range;
+
+mod block;
+mod config;
+mod decoder;
+mod generate;
+mod gpt2;
+mod hf;
+mod init;
+mod layout;
+mod llama;
+mod opt;
+mod qwen;
+mod sample;
+pub use config::{Config, Family, Flops, Position};
+pub use decoder::{Decoder, Input, Recompute, Shape};
+pub use generate::Generator;
+pub use sample::{Sampling, sample};
 
 /// Which way the model is passing through a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +53,7 @@ impl Schedule for () {}
 pub struct Group {
     /// Elements of the arena that hold the weights.
     pub weights: Range<usize>,
-    /// Elements that hold their gradients: same length, same order.
+    /// Elements that hold their gradients: same length, same order. Empty where the plan has no gradients.
     pub grads: Range<usize>,
     /// The first `decayed` elements are matrices (weight-decayed), the others vectors.
     pub decayed: usize,
@@ -44,7 +67,7 @@ pub struct Parameter {
     pub group: usize,
     /// Its place among the weights, without padding rows.
     pub weights: Tensor,
-    /// Its place among the gradients.
+    /// Its place among the gradients. Empty where the plan has no gradients.
     pub grads: Tensor,
     /// The shape in the file: one or two numbers.
     pub shape: Vec<usize>,

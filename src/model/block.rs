@@ -1,0 +1,235 @@
+//! One transformer block, and beneath it the same block backwards.
+//!
+//! ```text
+//! m = x + out(attention(norm₁ x))
+//! y = m + down(activation(up(norm₂ m)))
+//! ```
+//! Rows are B sequences of T; x, m, y (rows, C); qkv (rows, (H + 2K)·D); up (rows, F, or 2F for SwiGLU).
+use crate::device::Device;
+use crate::model::config::{Config, Position};
+use crate::ops::activation::{self, Activation};
+use crate::ops::attention::{self, Heads};
+use crate::ops::elementwise;
+use crate::ops::norm::{self, Norm};
+use crate::ops::{linear, qk_norm, rope};
+use crate::tensor::{Kind, Plan, Tensor};
+
+/// One block's parameters, or, elsewhere in the arena, their gradients.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    pub qkv: Tensor,
+    pub out: Tensor,
+    pub up: Tensor,
+    pub down: Tensor,
+    pub qkv_bias: Option<Tensor>,
+    pub out_bias: Option<Tensor>,
+    pub up_bias: Option<Tensor>,
+    pub down_bias: Option<Tensor>,
+    pub norm1: Affine,
+    pub norm2: Affine,
+    /// γ of the query heads and of the key heads.
+    pub qk_norm: Option<[Tensor; 2]>,
+}
+
+/// What a norm multiplies by and, for LayerNorm, adds.
+#[derive(Clone, Copy, Debug)]
+pub struct Affine {
+    pub gamma: Tensor,
+    pub beta: Option<Tensor>,
+}
+
+/// How the parts are joined: what all blocks of a model have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Wiring {
+    pub norm: Norm,
+    pub eps: f32,
+    pub activation: Activation,
+    pub heads: Heads,
+    /// Cosines and sines (T, D) of rotary positions.
+    pub angles: Option<Tensor>,
+}
+
+impl Wiring {
+    pub fn plan(p: &mut Plan, c: &Config, seq: usize) -> Wiring {
+        let rotary = matches!(c.position, Position::Rotary { .. });
+        let angles = rotary.then(|| p.matrix(Kind::Workspace, seq, c.head_dim));
+        Wiring { norm: c.norm, eps: c.norm_eps, activation: c.activation, heads: c.heads(seq), angles }
+    }
+}
+
+/// What the rows of a pass are to one another.
+#[derive(Clone, Copy, Default)]
+pub struct Rows<'a> {
+    /// Where each row's document begins in its sequence; None: at 0.
+    pub starts: Option<&'a [u32]>,
+    /// Each row's position; None: its place in its sequence.
+    pub positions: Option<&'a [u32]>,
+    /// The pass has one row, which sees the rows before it here.
+    pub cache: Option<Cache>,
+}
+
+/// Keys and values of the rows so far (capacity, K·D), `len` of them with those of the pass.
+#[derive(Clone, Copy)]
+pub struct Cache {
+    pub keys: Tensor,
+    pub values: Tensor,
+    pub len: usize,
+}
+
+impl Cache {
+    /// Copies keys and values of all rows of `qkv` to the end.
+    pub fn keep(&self, dev: &Device, qkv: Tensor, h: Heads) {
+        let first = self.len - qkv.rows;
+        for row in 0..qkv.rows {
+            let key = qkv.at + row * qkv.cols + h.q * h.size;
+            let value = key + h.kv * h.size;
+            elementwise::copy(dev, self.keys.rows(first + row, 1), Tensor::range(key, value));
+            elementwise::copy(dev, self.values.rows(first + row, 1), Tensor::range(value, value + h.kv * h.size));
+        }
+    }
+}
+
+/// What the forward leaves for the backward.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved {
+    pub n1: Tensor,
+    pub n1_stats: Tensor,
+    /// Queries, keys and values as attention reads them: normed and rotated.
+    pub qkv: Tensor,
+    /// Where queries and keys are normed: qkv before, and the norm's statistics.
+    pub raw: Option<[Tensor; 2]>,
+    pub att: Tensor,
+    pub lse: Tensor,
+    pub m: Tensor,
+    pub n2: Tensor,
+    pub n2_stats: Tensor,
+    pub up: Tensor,
+    pub act: Tensor,
+}
+
+impl Saved {
+    pub fn plan(p: &mut Plan, c: &Config, rows: usize) -> Saved {
+        let mut matrix = |cols| p.matrix(Kind::Activations, rows, cols);
+        let qkv = c.heads(1).width();
+        Saved {
+            n1: matrix(c.width),
+            n1_stats: matrix(2),
+            qkv: matrix(qkv),
+            raw: c.qk_norm.then(|| [matrix(qkv), matrix(c.heads + c.kv_heads)]),
+            att: matrix(c.heads * c.head_dim),
+            lse: matrix(c.heads),
+            m: matrix(c.width),
+            n2: matrix(c.width),
+            n2_stats: matrix(2),
+            up: matrix(c.up_rows()),
+            act: matrix(c.hidden),
+        }
+    }
+
+    /// The first `n` rows of everything: a shorter pass in the same places.
+    pub fn first(&self, n: usize) -> Saved {
+        let cut = |t: Tensor| t.rows(0, n);
+        Saved {
+            n1: cut(self.n1),
+            n1_stats: cut(self.n1_stats),
+            qkv: cut(self.qkv),
+            raw: self.raw.map(|raw| raw.map(cut)),
+            att: cut(self.att),
+            lse: cut(self.lse),
+            m: cut(self.m),
+            n2: cut(self.n2),
+            n2_stats: cut(self.n2_stats),
+            up: cut(self.up),
+            act: cut(self.act),
+        }
+    }
+}
+
+/// Gradients in flight; one set serves every block.
+#[derive(Clone, Copy, Debug)]
+pub struct Flight {
+    pub n: Tensor,
+    pub qkv: Tensor,
+    pub raw: Option<Tensor>,
+    pub att: Tensor,
+    pub up: Tensor,
+    pub act: Tensor,
+}
+
+impl Flight {
+    pub fn plan(p: &mut Plan, s: &Saved) -> Flight {
+        let mut like = |t: Tensor| p.matrix(Kind::Activations, t.rows, t.cols);
+        Flight {
+            n: like(s.n1),
+            qkv: like(s.qkv),
+            raw: s.raw.map(|[raw, _]| like(raw)),
+            att: like(s.att),
+            up: like(s.up),
+            act: like(s.act),
+        }
+    }
+}
+
+/// y from x.
+pub fn forward(dev: &Device, k: &Wiring, y: Tensor, x: Tensor, w: &Weights, s: &Saved, rows: &Rows) {
+    fill(dev, k, x, w, s, rows);
+    linear::forward(dev, y, s.act, w.down, w.down_bias, Some(s.m));
+}
+
+/// All of the forward but its last product: everything the backward reads. Recomputation calls this again.
+pub fn fill(dev: &Device, k: &Wiring, x: Tensor, w: &Weights, s: &Saved, rows: &Rows) {
+    norm::forward(dev, k.norm, k.eps, s.n1, s.n1_stats, x, w.norm1.gamma, w.norm1.beta);
+    match (s.raw, w.qk_norm) {
+        (Some([raw, stats]), Some([gamma_q, gamma_k])) => {
+            linear::forward(dev, raw, s.n1, w.qkv, w.qkv_bias, None);
+            qk_norm::forward(dev, s.qkv, stats, raw, gamma_q, gamma_k, k.eps, k.heads);
+        }
+        _ => linear::forward(dev, s.qkv, s.n1, w.qkv, w.qkv_bias, None),
+    }
+    if let Some(angles) = k.angles {
+        rope::forward(dev, s.qkv, angles, k.heads, rows.positions);
+    }
+    match rows.cache {
+        None => attention::forward(dev, s.att, s.lse, s.qkv, k.heads, rows.starts),
+        Some(cache) => {
+            cache.keep(dev, s.qkv, k.heads);
+            attention::decode(dev, s.att, s.qkv, cache.keys, cache.values, cache.len, k.heads);
+        }
+    }
+    linear::forward(dev, s.m, s.att, w.out, w.out_bias, Some(x));
+
+    norm::forward(dev, k.norm, k.eps, s.n2, s.n2_stats, s.m, w.norm2.gamma, w.norm2.beta);
+    linear::forward(dev, s.up, s.n2, w.up, w.up_bias, None);
+    activation::forward(dev, k.activation, s.act, s.up);
+}
+
+/// `d` holds ∂L/∂y on entry and ∂L/∂x on return; gradients of the parameters are added to `g`.
+pub fn backward(
+    dev: &Device,
+    k: &Wiring,
+    d: Tensor,
+    x: Tensor,
+    w: &Weights,
+    g: &Weights,
+    s: &Saved,
+    f: &Flight,
+    rows: &Rows,
+) {
+    linear::backward(dev, f.act, g.down, g.down_bias, d, s.act, w.down);
+    activation::backward(dev, k.activation, f.up, f.act, s.up);
+    linear::backward(dev, f.n, g.up, g.up_bias, f.up, s.n2, w.up);
+    norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma);
+
+    linear::backward(dev, f.att, g.out, g.out_bias, d, s.att, w.out);
+    attention::backward(dev, f.qkv, f.att, s.att, s.lse, s.qkv, k.heads, rows.starts);
+    if let Some(angles) = k.angles {
+        rope::backward(dev, f.qkv, angles, k.heads, rows.positions);
+    }
+    let mut dqkv = f.qkv;
+    if let (Some([raw, stats]), Some(draw), Some([gamma_q, gamma_k]), Some([dq, dk])) = (s.raw, f.raw, w.qk_norm, g.qk_norm) {
+        qk_norm::backward(dev, draw, dq, dk, f.qkv, raw, stats, gamma_q, gamma_k, k.heads);
+        dqkv = draw;
+    }
+    linear::backward(dev, f.n, g.qkv, g.qkv_bias, dqkv, s.n1, w.qkv);
+    norm::backward(dev, k.norm, d, g.norm1.gamma, g.norm1.beta, f.n, x, s.n1_stats, w.norm1.gamma);
+}

@@ -1,0 +1,279 @@
+//! Embedding, blocks, head: one pass forwards for the loss, and one back for the gradients.
+//!
+//! ```text
+//! x₀ = embedding(tokens)      xₗ₊₁ = blockₗ(xₗ)
+//! for some rows at a time:    z = norm(x_L) headᵀ    loss += Σ −log softmax(z)[target]    dz in z's place
+//! d = ∂L/∂x_L                 for l = L-1 … 0: d = block backwards(d)                     embedding backwards(d)
+//! ```
+//! `x` (rows, C) with rows = B·T. The logits of all rows, (B·T, V), never exist at once. With [`Recompute::Block`] one
+//! set of activations serves every block, filled again by the same function just before it is needed.
+use crate::device::Device;
+use crate::model::block::{self, Flight, Rows, Saved, Wiring};
+use crate::model::config::{Config, Position};
+use crate::model::layout::{self, Layout, Place};
+use crate::model::{Group, Parameter, Pass, Schedule, init};
+use crate::ops::{elementwise, embedding, linear, loss, norm, rope};
+use crate::tensor::{Kind, Plan, Tensor};
+
+/// What the backward finds in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recompute {
+    /// Every block's activations.
+    None,
+    /// Every block's input; the rest is computed again, block by block.
+    Block,
+}
+
+/// The rows of one pass: `micro_batch` sequences of `seq` tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub micro_batch: usize,
+    pub seq: usize,
+}
+
+/// The tokens of one pass, B·T of each.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub tokens: &'a [u32],
+    /// [`crate::ops::MASKED`] where a row counts for nothing.
+    pub targets: &'a [u32],
+    /// For each row the place in its sequence where its document begins; None: one document a sequence.
+    pub starts: Option<&'a [u32]>,
+    /// For each row its position; None: its place in its sequence.
+    pub positions: Option<&'a [u32]>,
+}
+
+/// A planned model: where everything lies. The numbers are the device's.
+pub struct Decoder {
+    config: Config,
+    shape: Shape,
+    recompute: Recompute,
+    pub(super) wiring: Wiring,
+    pub(super) weights: Layout,
+    training: Option<Training>,
+    groups: Vec<Group>,
+    parameters: Vec<Parameter>,
+    places: Vec<Place>,
+    /// x₀ … x_L, or two that alternate where no backward will follow.
+    x: Vec<Tensor>,
+    saved: Vec<Saved>,
+    pub(super) normed: Tensor,
+    pub(super) stats: Tensor,
+    pub(super) logits: Tensor,
+}
+
+/// What only the backward needs.
+struct Training {
+    grads: Layout,
+    flight: Flight,
+    /// ∂L/∂x of the block at hand.
+    d: Tensor,
+}
+
+/// Measured: logits of about this many elements at once. Fewer rows read the head's matrix more often; more leave the
+/// cache and need memory.
+const LOGITS: usize = 1 << 22;
+/// Measured: but never fewer rows than this.
+const LOGIT_ROWS: usize = 128;
+
+impl Decoder {
+    /// For training: weights, gradients, activations. Groups are padded so that `ranks` divide them.
+    pub fn plan(p: &mut Plan, config: &Config, shape: Shape, recompute: Recompute, ranks: usize) -> Decoder {
+        Decoder::lay_out(p, config, shape, Some(recompute), ranks)
+    }
+
+    /// For evaluation: no gradients, and one set of activations.
+    pub fn plan_inference(p: &mut Plan, config: &Config, shape: Shape, ranks: usize) -> Decoder {
+        Decoder::lay_out(p, config, shape, None, ranks)
+    }
+
+    fn lay_out(p: &mut Plan, c: &Config, shape: Shape, training: Option<Recompute>, ranks: usize) -> Decoder {
+        let rows = shape.micro_batch * shape.seq;
+        let weights = Layout::plan(p, Kind::Parameters, c, ranks);
+        let grads = training.map(|_| Layout::plan(p, Kind::Gradients, c, ranks));
+        let groups = weights.groups(grads.as_ref());
+        let (places, parameters) = layout::parameters(c, Some((&weights, grads.as_ref()))).into_iter().unzip();
+
+        let wiring = Wiring::plan(p, c, shape.seq);
+        let inputs = if training.is_some() { c.layers + 1 } else { 2 };
+        let sets = if training == Some(Recompute::None) { c.layers } else { 1 };
+        let x = (0..inputs).map(|_| p.matrix(Kind::Activations, rows, c.width)).collect();
+        let saved: Vec<Saved> = (0..sets).map(|_| Saved::plan(p, c, rows)).collect();
+        let normed = p.matrix(Kind::Activations, rows, c.width);
+        let stats = p.matrix(Kind::Activations, rows, 2);
+        let training = grads.map(|grads| Training {
+            grads,
+            flight: Flight::plan(p, &saved[0]),
+            d: p.matrix(Kind::Activations, rows, c.width),
+        });
+        let at_once = (LOGITS / c.vocab_rows()).max(LOGIT_ROWS).min(rows);
+        let logits = p.matrix(Kind::Workspace, at_once, c.vocab_rows());
+        let recompute = if sets == c.layers { Recompute::None } else { Recompute::Block };
+        let config = c.clone();
+        Decoder {
+            config, shape, recompute, wiring, weights, training, groups, parameters, places, x, saved, normed, stats, logits,
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+    /// In the order of the files.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Fills what is constant: the angles of rotary positions. Call once, when the device has its memory.
+    pub fn prepare(&self, dev: &Device) {
+        if let (Some(angles), Position::Rotary { theta, scaling }) = (self.wiring.angles, self.config.position) {
+            rope::table(dev, angles, theta, scaling);
+        }
+    }
+
+    /// First values of every parameter: a function of (seed, name, index).
+    pub fn init(&self, dev: &Device, seed: u64) {
+        for (place, parameter) in self.places.iter().zip(&self.parameters) {
+            init::fill(dev, &self.config, *place, parameter, seed);
+        }
+    }
+
+    /// Sets every gradient to zero.
+    pub fn zero_gradients(&self, dev: &Device) {
+        self.groups.iter().for_each(|g| elementwise::zero(dev, Tensor::range(g.grads.start, g.grads.end)));
+    }
+
+    /// The groups in the order in which a pass of training visits them, as [`Schedule::need`] will say.
+    pub fn itinerary(&self) -> Vec<(usize, Pass)> {
+        let last = self.config.layers + 1;
+        let forward = (0..=last).map(|group| (group, Pass::Forward));
+        let head = [last].into_iter().chain(self.config.tied.then_some(0));
+        let blocks = (1..last).rev();
+        forward.chain(head.chain(blocks).map(|group| (group, Pass::Backward))).collect()
+    }
+
+    /// Σ of the loss over the targets, in nats. Gradients += `scale` · ∂Σ/∂parameter.
+    ///
+    /// Panics on a decoder that was planned for inference, and where the input is not B·T tokens.
+    pub fn forward_backward(&self, dev: &Device, input: &Input, scale: f32, on: &mut impl Schedule) -> f64 {
+        let Training { grads, flight, d } = self.training.as_ref().expect("this decoder was planned without gradients");
+        let (c, w, d, last) = (&self.config, &self.weights, *d, self.config.layers + 1);
+        let rows = input.rows();
+        self.forward(dev, input, on);
+
+        on.need(last, Pass::Backward);
+        on.open(last);
+        if c.tied {
+            on.need(0, Pass::Backward);
+            on.open(0);
+        }
+        let mut total = 0.0;
+        for (first, z) in self.chunks() {
+            let (y, dy) = (self.normed.rows(first, z.rows), flight.n.rows(first, z.rows));
+            linear::forward(dev, z, y, w.head, None, None);
+            total += loss::cross_entropy(dev, z, &input.targets[first..first + z.rows], c.vocab, scale);
+            linear::backward(dev, dy, grads.head, None, z, y, w.head);
+        }
+        elementwise::zero(dev, d);
+        let (g, x) = (&grads.norm, self.x(c.layers));
+        norm::backward(dev, c.norm, d, g.gamma, g.beta, flight.n, x, self.stats, w.norm.gamma);
+        if c.tied {
+            on.done(0, Pass::Backward);
+        }
+        on.done(last, Pass::Backward);
+        on.ready(last);
+
+        for l in (0..c.layers).rev() {
+            let (group, x, s) = (l + 1, self.x(l), self.saved(l));
+            on.need(group, Pass::Backward);
+            if self.recompute == Recompute::Block {
+                block::fill(dev, &self.wiring, x, &w.blocks[l], s, &rows);
+            }
+            on.open(group);
+            block::backward(dev, &self.wiring, d, x, &w.blocks[l], &grads.blocks[l], s, flight, &rows);
+            on.done(group, Pass::Backward);
+            on.ready(group);
+        }
+
+        if !c.tied {
+            on.open(0);
+        }
+        embedding::backward(dev, grads.tokens, grads.positions, d, input.tokens, self.shape.seq, c.offset(), input.positions);
+        on.ready(0);
+        total
+    }
+
+    /// Σ of the loss over the targets, in nats.
+    pub fn loss(&self, dev: &Device, input: &Input, on: &mut impl Schedule) -> f64 {
+        let mut total = 0.0;
+        self.head(dev, input, on, |first, z| {
+            total += loss::cross_entropy_only(dev, z, &input.targets[first..first + z.rows], self.config.vocab);
+        });
+        total
+    }
+
+    /// The logits of every row, (B·T, V), on the host: for tests and small models.
+    pub fn logits(&self, dev: &Device, input: &Input, on: &mut impl Schedule) -> Vec<f32> {
+        let mut all = vec![];
+        self.head(dev, input, on, |_, z| {
+            for row in dev.read(z).chunks(z.cols) {
+                all.extend_from_slice(&row[..self.config.vocab]);
+            }
+        });
+        all
+    }
+
+    /// x₀ … x_L, and the final norm.
+    fn forward(&self, dev: &Device, input: &Input, on: &mut impl Schedule) {
+        let (c, w, rows) = (&self.config, &self.weights, self.shape.micro_batch * self.shape.seq);
+        assert_eq!((input.tokens.len(), input.targets.len()), (rows, rows), "tokens and targets of {:?}", self.shape);
+        on.need(0, Pass::Forward);
+        embedding::forward(dev, self.x(0), input.tokens, self.shape.seq, w.tokens, w.positions, c.offset(), input.positions);
+        on.done(0, Pass::Forward);
+        for l in 0..c.layers {
+            on.need(l + 1, Pass::Forward);
+            block::forward(dev, &self.wiring, self.x(l + 1), self.x(l), &w.blocks[l], self.saved(l), &input.rows());
+            on.done(l + 1, Pass::Forward);
+        }
+        on.need(c.layers + 1, Pass::Forward);
+        let x = self.x(c.layers);
+        norm::forward(dev, c.norm, c.norm_eps, self.normed, self.stats, x, w.norm.gamma, w.norm.beta);
+        on.done(c.layers + 1, Pass::Forward);
+    }
+
+    /// The forward, then the logits, some rows at a time: `each(first row, logits)`.
+    fn head(&self, dev: &Device, input: &Input, on: &mut impl Schedule, mut each: impl FnMut(usize, Tensor)) {
+        let head = if self.config.tied { 0 } else { self.config.layers + 1 };
+        self.forward(dev, input, on);
+        on.need(head, Pass::Forward);
+        for (first, z) in self.chunks() {
+            linear::forward(dev, z, self.normed.rows(first, z.rows), self.weights.head, None, None);
+            each(first, z);
+        }
+        on.done(head, Pass::Forward);
+    }
+
+    /// First row and place of the logits of each chunk of rows.
+    fn chunks(&self) -> impl Iterator<Item = (usize, Tensor)> + '_ {
+        let (rows, most) = (self.normed.rows, self.logits.rows);
+        (0..rows).step_by(most).map(move |first| (first, self.logits.rows(0, most.min(rows - first))))
+    }
+
+    pub(super) fn x(&self, l: usize) -> Tensor {
+        self.x[l % self.x.len()]
+    }
+    pub(super) fn saved(&self, l: usize) -> &Saved {
+        &self.saved[l % self.saved.len()]
+    }
+}
+
+impl<'a> Input<'a> {
+    fn rows(&self) -> Rows<'a> {
+        Rows { starts: self.starts, positions: self.positions, cache: None }
+    }
+}

@@ -1,0 +1,43 @@
+//! Text written token by token equals the whole pass.
+use crate::common::*;
+use llm_train::device::Precision;
+use llm_train::model::Generator;
+use llm_train::tensor::Plan;
+
+#[test]
+fn kept_keys_and_values_give_the_logits_of_the_whole_pass() {
+    for family in FAMILIES {
+        let golden = golden(family);
+        let mut plan = Plan::default();
+        let mut writer = Generator::plan(&mut plan, &golden.config, 48).unwrap();
+        let dev = cpu(&plan, Precision::Fp32);
+        writer.decoder().prepare(&dev);
+        load(&dev, writer.decoder(), &golden.model);
+        let row = |n: usize| &golden.expected["logits"][n * 512..][..512];
+        for prompt in [1, 7, 47] {
+            writer.clear();
+            for end in prompt..=48 {
+                let new = if end == prompt { 0 } else { end - 1 };
+                let logits = writer.feed(&dev, &golden.tokens[new..end]).unwrap();
+                let off = widest(&logits, row(end - 1));
+                assert!(off <= 1e-4, "{family}: prompt of {prompt}, token {end}: {off:e}");
+            }
+        }
+        // Several more tokens at once; then the context is full.
+        writer.clear();
+        writer.feed(&dev, &golden.tokens[..5]).unwrap();
+        let logits = writer.feed(&dev, &golden.tokens[5..48]).unwrap();
+        assert!(widest(&logits, row(47)) <= 1e-4, "{family}");
+        assert_eq!((writer.len(), writer.room()), (48, 0));
+        let full = writer.feed(&dev, &[1]).unwrap_err().to_string();
+        assert_eq!(full, "1 tokens are to be read, expected at most 0: the context of 48 holds 48");
+        assert!(writer.feed(&dev, &[]).is_err());
+    }
+}
+
+#[test]
+fn a_text_longer_than_the_context_is_refused() {
+    let config = golden("gpt2").config;
+    let refused = Generator::plan(&mut Plan::default(), &config, 65).err().unwrap().to_string();
+    assert_eq!(refused, "sequence length is 65, expected at most the model's n_positions 64");
+}
