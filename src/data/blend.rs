@@ -148,7 +148,7 @@ mod tests {
     fn two_corpora_take_turns_by_largest_remainder() {
         let blend = Blend::new(&[0.7, 0.3]).unwrap();
         let order: Vec<usize> = (0..10).map(|n| blend.at(n).0).collect();
-        assert_eq!(order, [0, 1, 0, 0, 1, 0, 0, 0, 1, 0]);
+        assert_eq!(order, [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]);
         assert_eq!(blend.at(10_000_000_000_001), (1, 3_000_000_000_000), "any place by itself");
     }
 
