@@ -4,8 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 bible -l9999 gen1:1-rev22:21 |
-    awk '/^$/     { if (verses) print ""; verses = 0; heading = 1; next }   # after a blank line comes a heading, "Genesis 1"
-         heading  { heading = 0; next }
-                  { sub(/^ *[0-9]+ /, ""); print; verses = 1 }              # "  1 In the beginning …"
-         END      { if (verses) print "" }' |
+    awk '/^$/     { heading = !heading; if (heading && NR > 1) print ""; next }   # headings ("Genesis 1") have one above and below
+         !heading { sub(/^ *[0-9]+ /, ""); print }                                # "  1 In the beginning …"
+         END      { print "" }' |
     gzip -9n > data/kjv.txt.gz
