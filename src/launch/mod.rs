@@ -194,6 +194,11 @@ impl Launch {
     }
 }
 
+/// The value, or the end of the whole job: for errors of one rank in the middle of a step, where the others cannot be asked.
+pub fn check<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|e| fault::abort(&e.to_string()))
+}
+
 impl Place {
     fn read(line: &[u8]) -> Place {
         let text = String::from_utf8_lossy(line);
