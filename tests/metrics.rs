@@ -349,7 +349,7 @@ fn a_full_disk_is_a_failure_that_names_the_file() {
     let (mut child, mut out) = piped(shell);
     assert_eq!(wait_for(&mut out, "failed"), "1");
     let why = wait_for(&mut out, "said");
-    assert!(why.contains("metrics.h5") && why.contains("cannot be written"), "{why}");
+    assert!(why.contains("metrics.h5") && why.contains("cannot be written") && why.contains("File too large"), "{why}");
     let ended = child.wait().unwrap();
     assert!(ended.success(), "{ended}: it must end in order, not in a crash");
 }

@@ -56,7 +56,7 @@ impl Console {
             bar.set_message(format!("ETA {}", duration(eta)));
             bar.set_position(record.step);
         }
-        if self.first || record.step % self.every == 0 || record.step == self.total {
+        if self.first || record.step.is_multiple_of(self.every) || record.step == self.total {
             self.first = false;
             let line = if self.wide { wide } else { plain };
             self.say(&line(record, self.total, self.peak_tflops, eta));

@@ -82,9 +82,10 @@ impl MetricsFile {
         history.starts.push(Start { time, resumed_step, ranks: ranks.len() as u64, ..start.clone() });
         history.ranks = ranks.to_vec();
         for set in sets {
+            let set = EvalSet { name: group_name(&set.name), ..set.clone() };
             match history.evaluations.iter_mut().find(|e| e.set.name == set.name) {
-                Some(old) => old.set = set.clone(),
-                None => history.evaluations.push(super::Evaluation { set: set.clone(), points: vec![] }),
+                Some(old) => old.set = set,
+                None => history.evaluations.push(super::Evaluation { set, points: vec![] }),
             }
         }
         let new = path.with_extension("h5.new");
@@ -145,8 +146,11 @@ impl MetricsFile {
     /// Adds an evaluation of the set `name`, one of those given to [`MetricsFile::open`]. A second one at the same step
     /// replaces the first.
     pub fn eval(&mut self, name: &str, step: u64, loss: f64) -> Result<()> {
-        let (_, table, last) =
-            self.evaluations.iter_mut().find(|(n, ..)| n == name).unwrap_or_else(|| panic!("no evaluation set {name}"));
+        let (_, table, last) = self
+            .evaluations
+            .iter_mut()
+            .find(|(n, ..)| *n == group_name(name))
+            .unwrap_or_else(|| panic!("no evaluation set {name}"));
         let again = last.is_some_and(|p| p.step == step) as usize;
         let point = EvalPoint { step, loss };
         let written = table.write(table.rows() - again, &[point]);
@@ -190,8 +194,13 @@ impl MetricsFile {
     }
 }
 
+/// A set may be called by a path; in a group's name a slash would start a group within.
+fn group_name(set: &str) -> String {
+    set.replace('/', "_")
+}
+
 fn failed(path: &Path, error: &hdf5::Error) -> Error {
-    Error::Failed(format!("{}: cannot be written (disk full?): {}", path.display(), cause(error)))
+    Error::Failed(format!("{}: cannot be written {}", path.display(), cause(error)))
 }
 
 /// Renames `metrics.h5` to the first free of `metrics.1.h5`, `metrics.2.h5`, ….

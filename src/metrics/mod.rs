@@ -30,8 +30,9 @@ pub use picture::draw;
 pub use record::{EvalPoint, Event, Rank, Start, StepRecord};
 pub use summary::Summary;
 
-/// Why an HDF5 call failed, in one line: the innermost message of its error stack is the one that says something.
+/// Why an HDF5 call failed, in one line: the system's own words where its error stack has them.
 fn cause(error: &hdf5::Error) -> String {
     let text = error.to_string();
-    text.lines().next().unwrap_or("unknown error").trim().to_string()
+    let system = text.split("error message = '").nth(1).and_then(|rest| rest.split('\'').next());
+    system.or(text.lines().next()).unwrap_or("unknown error").trim().to_string()
 }

@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn scales_hold_what_is_outside_at_the_border() {
-        let s = Scale::around([1.0, 1000.0, f64::NAN].into_iter(), 10.0);
+        let s = Scale::around([1.0, 1000.0, f64::NAN, f64::INFINITY].into_iter(), 10.0);
         assert!(s.log && s.place(1e9) == 1.0 && s.place(1e-9) == 0.0);
         assert!((s.place(1000f64.sqrt()) - 0.5).abs() < 1e-12);
     }

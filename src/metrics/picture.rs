@@ -20,8 +20,11 @@ const TEAL: RGBColor = RGBColor(36, 138, 152);
 /// Of the held-out sets.
 const WARM: [RGBColor; 4] = [RGBColor(215, 103, 40), RGBColor(190, 52, 85), RGBColor(170, 130, 30), RGBColor(140, 90, 70)];
 
+/// Name, colour, seconds.
+type Part = (&'static str, RGBColor, fn(&StepRecord) -> f64);
+
 /// The parts of a step, from the bottom up; what is left of its time is drawn on top of them.
-const PARTS: [(&str, RGBColor, fn(&StepRecord) -> f64); 5] = [
+const PARTS: [Part; 5] = [
     ("data", RGBColor(200, 170, 60), |r| r.data_time),
     ("forward", RGBColor(122, 170, 215), |r| r.forward_time),
     ("backward", RGBColor(56, 106, 168), |r| r.backward_time),

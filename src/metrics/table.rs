@@ -133,7 +133,8 @@ fn texts<T>(rows: &[T], get: fn(&T) -> &str) -> Result<Vec<VarLenUnicode>> {
 fn lines<T>(rows: &[T], get: fn(&T) -> &str) -> Result<Vec<FixedUnicode<LINE>>> {
     let line = |row: &T| {
         let text = get(row).replace('\0', " ");
-        FixedUnicode::from_str(&text[..text.floor_char_boundary(LINE)]).map_err(|e| hdf5::Error::from(e.to_string()))
+        let end = (0..=text.len().min(LINE)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        FixedUnicode::from_str(&text[..end]).map_err(|e| hdf5::Error::from(e.to_string()))
     };
     rows.iter().map(line).collect()
 }
