@@ -10,17 +10,17 @@ pub struct Step {
     pub beta2: f64,
     pub eps: f64,
     pub t: u64,
-    pub scale: f64,
+    pub scale: f32,
 }
-pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f64, step: &Step) {
-    on_both!(dev, [w, m, v], [g], up(w, m, v, g, decay, step))
+pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f32, step: &Step) {
+    on_both!(dev, [w, m, v], [g], up(w, m, v, g, decay as f64, step))
 }
 fn up<R: Real>(w: &mut [R], m: &mut [R], v: &mut [R], g: &[R], decay: f64, s: &Step) {
     let (b1, b2, one) = (R::of(s.beta1), R::of(s.beta2), R::of(1.0));
     let c1 = R::of(1.0 / (1.0 - s.beta1.powf(s.t as f64)));
     let c2 = R::of(1.0 / (1.0 - s.beta2.powf(s.t as f64)));
     for i in 0..w.len() {
-        let g = g[i] * R::of(s.scale);
+        let g = g[i] * R::of(s.scale as f64);
         m[i] = b1 * m[i] + (one - b1) * g;
         v[i] = b2 * v[i] + (one - b2) * g * g;
         let u = m[i] * c1 / ((v[i] * c2).sqrt() + R::of(s.eps));
