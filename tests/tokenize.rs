@@ -203,7 +203,7 @@ fn a_vocabulary_comes_from_the_training_part_alone_and_is_always_the_same() {
     let text = dir.path().join("text.txt");
     let made = |held: &str, threads| {
         fs::write(&text, format!("{}\n\n{held}\n", "one two three four one two\n\n".repeat(40))).unwrap();
-        let mut args = arguments(&[text.clone()], &dir.path().join("out"));
+        let mut args = arguments(std::slice::from_ref(&text), &dir.path().join("out"));
         (args.tokenizer, args.train_vocab, args.val_fraction, args.threads) = (None, Some(270), 0.05, Some(threads));
         alone(&args).unwrap();
         fs::read(dir.path().join("out.tokenizer.json")).unwrap()
@@ -221,7 +221,7 @@ fn lines_paragraphs_and_files() {
     let text = dir.path().join("text.txt");
     let made = |content: &str, split, unit_bytes| {
         fs::write(&text, content).unwrap();
-        let mut args = arguments(&[text.clone()], &dir.path().join("out"));
+        let mut args = arguments(std::slice::from_ref(&text), &dir.path().join("out"));
         (args.split, args.unit_bytes) = (split, unit_bytes);
         alone(&args).unwrap();
         decoded(&args.output)
@@ -301,7 +301,7 @@ fn parquet_files() {
         together(&args, ranks).into_iter().for_each(|o| drop(o.unwrap()));
         assert_eq!(decoded(&args.output), expected);
     }
-    let mut args = arguments(&[path.clone()], &dir.path().join("out"));
+    let mut args = arguments(std::slice::from_ref(&path), &dir.path().join("out"));
     args.text_key = "content".into();
     refused(alone(&args), &["x.parquet", "content", "id, text"]);
     args.text_key = "id".into();
@@ -381,4 +381,15 @@ fn the_command_line() {
     assert_eq!((args.input.len(), args.format, args.split, args.append_eod), (2, Format::Llmc, Split::Line, true));
     assert!(Cli::try_parse_from("x --input a --output p".split(' ')).is_err(), "a tokenizer, or --train-vocab");
     assert!(Cli::try_parse_from("x --input a --output p --train-vocab 512".split(' ')).is_ok());
+}
+
+#[test]
+fn the_shipped_vocabulary_is_made_by_this_tool() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = arguments(&[kjv()], &dir.path().join("kjv"));
+    (args.tokenizer, args.train_vocab, args.val_fraction) = (None, Some(2048), 0.05);
+    let summary = alone(&args).unwrap();
+    let made = fs::read(dir.path().join("kjv.tokenizer.json")).unwrap();
+    assert_eq!(summary.vocab, 2048);
+    assert!(made == fs::read(Path::new(ROOT).join("data/kjv.tokenizer.json")).unwrap_or_default());
 }
