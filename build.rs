@@ -9,12 +9,15 @@ fn git(arguments: &[&str]) -> Option<String> {
 fn main() {
     // Only a repository of our own counts: a tarball unpacked inside another one must not name that one's commit.
     let ours = git(&["rev-parse", "--show-prefix"]).is_some_and(|prefix| prefix.is_empty());
-    let revision = std::env::var("LLM_TRAIN_REVISION").ok().or_else(|| git(&["rev-parse", "--short=12", "HEAD"]).filter(|_| ours));
+    let revision =
+        std::env::var("LLM_TRAIN_REVISION").ok().or_else(|| git(&["rev-parse", "--short=12", "HEAD"]).filter(|_| ours));
     println!("cargo:rustc-env=LLM_TRAIN_REVISION={}", revision.as_deref().unwrap_or("unknown"));
     println!("cargo:rerun-if-env-changed=LLM_TRAIN_REVISION");
     println!("cargo:rerun-if-changed=build.rs");
     // The log of HEAD grows with each commit and checkout.
-    for path in [git(&["rev-parse", "--git-path", "logs/HEAD"])].into_iter().flatten().filter(|p| std::path::Path::new(p).exists()) {
+    for path in
+        [git(&["rev-parse", "--git-path", "logs/HEAD"])].into_iter().flatten().filter(|p| std::path::Path::new(p).exists())
+    {
         println!("cargo:rerun-if-changed={path}");
     }
 }

@@ -156,7 +156,8 @@ struct How<'a> {
     others: Option<&'a Path>,
 }
 
-const PLAIN: How<'static> = How { keep: Keep { newest: 100, every: None }, shard_limit: SHARD_LIMIT, tokenizer: None, others: None };
+const PLAIN: How<'static> =
+    How { keep: Keep { newest: 100, every: None }, shard_limit: SHARD_LIMIT, tokenizer: None, others: None };
 
 /// Saves the toy from `ranks` threads.
 fn save_on(out: &Path, step: u64, ranks: usize, zero: bool, how: &How) -> Vec<Result<PathBuf>> {
@@ -213,7 +214,8 @@ fn any_number_of_ranks_reads_what_another_number_wrote() {
         assert!(dirs.iter().all(|d| d.as_ref().unwrap() == &dir));
         check_complete(&dir).unwrap();
         assert_eq!(read_progress(&dir).unwrap(), progress(5, writers));
-        let written: u64 = listing(&dir).iter().filter(|f| f.starts_with("optimizer")).map(|f| fs::metadata(dir.join(f)).unwrap().len()).sum();
+        let written: u64 =
+            listing(&dir).iter().filter(|f| f.starts_with("optimizer")).map(|f| fs::metadata(dir.join(f)).unwrap().len()).sum();
         let weights: u64 = Toy::new(0, 1, false).parameters.iter().map(|p| p.weights.len() as u64).sum();
         assert!(written < 8 * weights + 2000 * writers as u64, "{written} bytes of moments for {weights} weights");
         for (readers, zero) in [(1, false), (2, false), (2, true), (3, true), (4, true), (11, true)] {
@@ -236,7 +238,10 @@ fn shards_and_index_are_those_of_hugging_face() {
     let total: usize = parameters.iter().map(|p| p.weights.len()).sum();
     assert_eq!(index["metadata"], json!({ "total_parameters": total, "total_size": 4 * total }));
     let files: Vec<_> = listing(&dir).into_iter().filter(|f| f.starts_with("model-")).collect();
-    assert_eq!(files, ["model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"]);
+    assert_eq!(
+        files,
+        ["model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"]
+    );
     for p in &parameters {
         let source = Source::open(&dir.join(index["weight_map"][&p.name].as_str().unwrap())).unwrap();
         assert_eq!(source.info(&p.name).unwrap().shape, p.shape);

@@ -3,6 +3,7 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
+use crate::commands::report::ReportArgs;
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -95,16 +96,6 @@ pub struct EvalArgs {
     pub json: Option<PathBuf>,
 }
 
-#[derive(Args, Clone, Debug)]
-pub struct ReportArgs {
-    /// The directory of a run
-    #[arg(value_name = "OUT")]
-    pub out: PathBuf,
-    /// Write the summary for machines
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-}
-
 /// The name, version and git revision of this program.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("LLM_TRAIN_REVISION"), ")");
 
@@ -141,7 +132,8 @@ pub fn command() -> Command {
         EvalArgs::augment_args(side("eval", "Loss, perplexity and bits per byte on corpora")),
         ReportArgs::augment_args(side("report", "Draw and summarise a run")),
     ];
-    let whole = Command::new("llm-train").version(VERSION).about(about).before_help(EXAMPLES).help_template(ORDER).subcommands(commands);
+    let whole =
+        Command::new("llm-train").version(VERSION).about(about).before_help(EXAMPLES).help_template(ORDER).subcommands(commands);
     options(whole)
         .override_usage("[mpirun -n N | srun] llm-train [OPTIONS]\n       llm-train <COMMAND> …")
         .args_conflicts_with_subcommands(true)
@@ -182,7 +174,8 @@ fn sentence(e: &clap::Error) -> String {
     };
     let argument = context(ContextKind::InvalidArg).unwrap_or_default();
     let value = context(ContextKind::InvalidValue).unwrap_or_default();
-    let hint = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue].into_iter().find_map(context);
+    let hint =
+        [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue].into_iter().find_map(context);
     let hint = hint.map_or("; --help lists what there is".to_string(), |h| format!("; did you mean {h}?"));
     match e.kind() {
         ErrorKind::UnknownArgument => format!("unknown argument {argument}{hint}"),

@@ -5,6 +5,7 @@
 //! ```
 //! Sizes left open follow the ones that were changed: head_dim = width / heads, kv_heads = heads where the model had one
 //! for each, and the MLP's width in proportion to the width.
+use super::keys::{KEYS, Kind, place};
 use super::run::{Init, Model};
 use super::settings::Settings;
 use crate::bad_input;
@@ -14,12 +15,19 @@ use std::path::{Path, PathBuf};
 
 /// The model that the settings ask for.
 pub fn model(s: &Settings) -> Result<Model> {
-    let Some(name) = s.text("model.name") else {
-        bad_input!("--model (model.name): expected {}, found nothing", choices())
-    };
+    let Some(name) = s.text("model.name") else { bad_input!("--model (model.name): expected {}, found nothing", choices()) };
     let (mut config, notes, directory) = open(s, name)?;
     if resize(&mut config, s) {
         config.check().map_err(|e| Error::Input(format!("[model] with the sizes given for {name}: {e}")))?;
+    }
+    for (size, n) in sizes(&config) {
+        let key = &KEYS[place(&format!("model.{size}"))];
+        // What was given is within bounds already; a config.json may say anything.
+        if let Kind::Count { least, most } = key.kind
+            && !(least..=most).contains(&(n as u64))
+        {
+            bad_input!("{name}: expected a model with {size} from {least} to {most}, found {n}")
+        }
     }
     let init = match (s.text("model.init"), directory) {
         (Some("pretrained"), Some(directory)) => Init::Pretrained(directory),
@@ -51,9 +59,16 @@ fn open(s: &Settings, name: &str) -> Result<(Config, Vec<String>, Option<PathBuf
     let text = match std::fs::read_to_string(&file) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !path.exists() => {
-            bad_input!("{}: expected {}, found \"{name}\", which is none of these{}", s.named("model.name"), choices(), hint(name))
+            bad_input!(
+                "{}: expected {}, found \"{name}\", which is none of these{}",
+                s.named("model.name"),
+                choices(),
+                hint(name)
+            )
         }
-        Err(e) => bad_input!("{}: expected a model's configuration, but {} cannot be read: {e}", s.named("model.name"), file.display()),
+        Err(e) => {
+            bad_input!("{}: expected a model's configuration, but {} cannot be read: {e}", s.named("model.name"), file.display())
+        }
     };
     let json: serde_json::Value = match serde_json::from_str(&text) {
         Ok(json) => json,
@@ -69,11 +84,24 @@ fn hint(name: &str) -> String {
     near.filter(|(likeness, _)| *likeness > 0.8).map_or(String::new(), |(_, n)| format!("; did you mean {n}?"))
 }
 
+/// The sizes that `[model]` can change, by their keys.
+pub fn sizes(c: &Config) -> [(&'static str, usize); 8] {
+    [
+        ("layers", c.layers),
+        ("width", c.width),
+        ("heads", c.heads),
+        ("kv_heads", c.kv_heads),
+        ("head_dim", c.head_dim),
+        ("hidden", c.hidden),
+        ("vocab", c.vocab),
+        ("context", c.context),
+    ]
+}
+
 /// Takes over the sizes that were given; says whether any was.
 fn resize(c: &mut Config, s: &Settings) -> bool {
     let given = |name: &str| s.count(&format!("model.{name}")).map(|n| n as usize);
-    let names = ["layers", "width", "heads", "kv_heads", "head_dim", "hidden", "vocab", "context"];
-    if names.iter().all(|n| given(n).is_none()) {
+    if sizes(c).iter().all(|(name, _)| given(name).is_none()) {
         return false;
     }
     let before = c.clone();

@@ -24,7 +24,10 @@ pub struct Key {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// A whole number in `least ..= most`. On the command line also `10_000`, `1e9`, `300M`, `10B`.
-    Count { least: u64, most: u64 },
+    Count {
+        least: u64,
+        most: u64,
+    },
     Number(Range),
     /// `true` or `false`. On the command line the bare option means `true`, and this other option `false`.
     Switch(&'static str),

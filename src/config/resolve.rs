@@ -1,9 +1,9 @@
 //! As typed → as meant: each field of [`Run`] from its key, and the checks that look at several keys at once.
 //!
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
-use super::run::{Batch, Checkpoint, Corpus, Curve, Data, Eval, Length, Log, Model, Optim, Resume, Run, Source, System, Train};
-use super::settings::Settings;
 use super::architecture;
+use super::run::{Batch, Checkpoint, Curve, Data, Eval, Length, Log, Model, Optim, Resume, Run, Source, System, Train};
+use super::settings::Settings;
 use super::value::Value;
 use crate::bad_input;
 use crate::device::Precision;
@@ -106,28 +106,7 @@ fn source(s: &mut Settings, purpose: Purpose) -> Result<Source> {
     if !s.has("data.train") {
         return Ok(Source::Synthetic);
     }
-    let corpora: Vec<Corpus> = s.list("data.train").iter().map(|spec| corpus(s, spec)).collect::<Result<_>>()?;
-    if let Some(bare) = corpora.iter().find(|c| c.weight.is_none())
-        && corpora.iter().any(|c| c.weight.is_some())
-    {
-        bad_input!("{}: expected a weight for every corpus or for none, found none for {}", s.named("data.train"), bare.path.display())
-    }
-    Ok(Source::Corpora(corpora))
-}
-
-/// `path` or `path:weight`. What follows the last colon is a weight if it reads as a number, else part of the path.
-fn corpus(s: &Settings, spec: &str) -> Result<Corpus> {
-    let (path, weight) = match spec.rsplit_once(':').map(|(path, weight)| (path, weight.parse::<f64>())) {
-        Some((path, Ok(weight))) => (path, Some(weight)),
-        _ => (spec, None),
-    };
-    if path.is_empty() {
-        bad_input!("{}: expected FILE[:WEIGHT], found \"{spec}\"", s.named("data.train"))
-    }
-    if let Some(weight) = weight.filter(|w| !w.is_finite() || *w <= 0.0) {
-        bad_input!("{}: expected a weight above 0 for {path}, found {weight}", s.named("data.train"))
-    }
-    Ok(Corpus { path: path.into(), weight })
+    Ok(Source::Corpora(s.list("data.train").to_vec()))
 }
 
 fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {
@@ -137,7 +116,11 @@ fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {
     let seq_len = s.count("batch.seq_len").expect("given or derived") as usize;
     let micro_batch = s.count("batch.micro_batch").expect("it has a default") as usize;
     if seq_len > model.config.context {
-        bad_input!("{}: expected at most the model's context, {}, found {seq_len}", s.named("batch.seq_len"), model.config.context)
+        bad_input!(
+            "{}: expected at most the model's context, {}, found {seq_len}",
+            s.named("batch.seq_len"),
+            model.config.context
+        )
     }
     model.config.validate(seq_len)?;
     // Structural: a pass's largest tensor stays within the address space, so that the plan's sums do not wrap.
@@ -181,11 +164,16 @@ fn length(s: &mut Settings, source: &Source) -> Result<Length> {
     })
 }
 
+/// A tenth as one would write it: 3e-5 of 3e-4, not 2.9999999999999997e-5.
+fn tenth(x: f64) -> f64 {
+    format!("{:.14e}", 0.1 * x).parse().expect("a number was printed")
+}
+
 fn optim(s: &mut Settings) -> Result<Optim> {
     let number = |s: &Settings, path: &str| s.number(path).expect("it has a default");
     let lr = number(s, "optim.lr");
     if !s.has("optim.min_lr") {
-        s.derive("optim.min_lr", Value::Number(0.1 * lr));
+        s.derive("optim.min_lr", Value::Number(tenth(lr)));
     }
     let min_lr = number(s, "optim.min_lr");
     if min_lr > lr {

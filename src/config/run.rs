@@ -1,5 +1,6 @@
 //! A run as meant: every field has a value that makes sense beside the others. Made by [`super::resolve`]; the loop and
 //! everything around it reads this and nothing else.
+use super::architecture::sizes;
 use super::settings::Settings;
 use super::value::Value;
 use crate::bad_input;
@@ -58,18 +59,8 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     Synthetic,
-    /// At least one.
-    Corpora(Vec<Corpus>),
-}
-
-/// A corpus and its share in the blend.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Corpus {
-    /// A file, or the prefix of several.
-    pub path: PathBuf,
-    /// Above 0, not normalised. `None` for all or for none: without weights, each window of each corpus comes once an
-    /// epoch, as if they were one file.
-    pub weight: Option<f64>,
+    /// `path` or `path:weight` each, at least one; [`crate::data`] reads them.
+    Corpora(Vec<String>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -236,24 +227,10 @@ impl Run {
     /// The same for machines: every key, those without a value `null`, and the model's shape filled in.
     pub fn to_json(&self) -> serde_json::Value {
         let mut json = self.settings.to_json();
-        for (key, number) in self.shape() {
+        for (key, number) in sizes(&self.model.config) {
             json["model"][key] = number.into();
         }
         json
-    }
-
-    fn shape(&self) -> [(&'static str, usize); 8] {
-        let c = &self.model.config;
-        [
-            ("layers", c.layers),
-            ("width", c.width),
-            ("heads", c.heads),
-            ("kv_heads", c.kv_heads),
-            ("head_dim", c.head_dim),
-            ("hidden", c.hidden),
-            ("vocab", c.vocab),
-            ("context", c.context),
-        ]
     }
 
     /// Words for a key without a value, where the table's own would mislead.
@@ -262,7 +239,7 @@ impl Run {
             return Some("not used".to_string());
         }
         let name = key.strip_prefix("model.")?;
-        self.shape().iter().find(|(k, _)| *k == name).map(|(_, n)| n.to_string())
+        sizes(&self.model.config).iter().find(|(k, _)| *k == name).map(|(_, n)| n.to_string())
     }
 }
 

@@ -81,22 +81,24 @@ impl Settings {
             Ok(sections) => sections,
             Err(e) => {
                 let e: toml::de::Error = e;
-                let line = e.span().map_or(0, |s| text.as_bytes()[..s.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
+                let line =
+                    e.span().map_or(0, |s| text.as_bytes()[..s.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
                 bad_input!("{file}, line {}: expected TOML, found a mistake: {}", line + 1, e.message().replace('\n', ", "))
             }
         };
         for (section, keys) in &sections {
-            let toml::Value::Table(keys) = keys else { return unknown(section, &format!(" in {file}")) };
+            let place = format!(" in {file}");
+            let toml::Value::Table(keys) = keys else { return unknown(section, &place) };
+            if let Some(near) = misspelt(section) {
+                bad_input!("unknown section [{section}] in {file}; the nearest known one is [{near}]")
+            }
             for (name, value) in keys {
                 let path = format!("{section}.{name}");
-                let Some(at) = find(&path) else { return unknown(&path, &format!(" in {file}")) };
+                let Some(at) = find(&path) else { return unknown(&path, &place) };
                 match Value::from_toml(KEYS[at].kind, value) {
                     Ok(value) => self.places[at] = Some(Setting { value, origin: Origin::File(file.to_string()) }),
                     Err(refusal) => bad_input!("{path} in {file}: {refusal}"),
                 }
-            }
-            if keys.is_empty() && !SECTIONS.iter().any(|(s, _)| s == section) {
-                return unknown(section, &format!(" in {file}"));
             }
         }
         Ok(())
@@ -240,6 +242,14 @@ fn joined(before: Value, last: Value) -> Value {
         }
         (_, last) => last,
     }
+}
+
+/// The known section that an unknown one is most like. `None` for a known one, and for what is like none: there the key
+/// itself tells more (`[train] lr` and `[hyper] lr` both mean `optim.lr`).
+fn misspelt(section: &str) -> Option<&'static str> {
+    let likeness = SECTIONS.iter().map(|(s, _)| (strsim::jaro_winkler(s, &section.to_lowercase()), *s));
+    let (likeness, near) = likeness.max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are sections");
+    (near != section && likeness > 0.8).then_some(near)
 }
 
 /// The refusal of a key that the table lacks.

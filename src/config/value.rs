@@ -174,7 +174,9 @@ pub fn seconds(text: &str) -> Option<u64> {
         if m > 59 || s > 59 {
             return None;
         }
-        [(days?, 86_400), (h, 3600), (m, 60), (s, 1)].iter().try_fold(0u64, |sum, (n, unit)| sum.checked_add(n.checked_mul(*unit)?))?
+        [(days?, 86_400), (h, 3600), (m, 60), (s, 1)]
+            .iter()
+            .try_fold(0u64, |sum, (n, unit)| sum.checked_add(n.checked_mul(*unit)?))?
     } else if let Some(n) = number(text) {
         n
     } else {
