@@ -7,6 +7,7 @@ use crate::bad_input;
 use crate::device::Precision;
 use crate::error::Result;
 use crate::model::{Config, Recompute};
+pub use crate::optim::Curve;
 use std::path::PathBuf;
 
 /// The whole configuration of a training run.
@@ -106,18 +107,6 @@ pub struct Optim {
     pub clip: Option<f64>,
 }
 
-/// The learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Curve {
-    Cosine,
-    Linear,
-    Constant,
-    /// Constant, then linear over the last `decay` share of all steps.
-    Wsd {
-        decay: f64,
-    },
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct System {
     pub precision: Precision,
@@ -126,6 +115,8 @@ pub struct System {
     /// ZeRO stage: 0 or 1.
     pub zero: u8,
     pub recompute: Recompute,
+    /// TFLOP/s that one rank's device could reach, for MFU.
+    pub peak_tflops: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
