@@ -220,6 +220,10 @@ impl Worker {
     fn bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
         let sizes = self.equal(&[mine.len() as f64], ffi_double());
         let longest = sizes.iter().fold(0.0f64, |a, b| a.max(*b)) as usize;
+        if longest == 0 {
+            // MPI refuses empty buffers that share an address.
+            return vec![vec![]; self.size];
+        }
         let mut padded = mine.to_vec();
         padded.resize(longest, 0);
         let all = self.equal(&padded, unsafe_u8());

@@ -3,8 +3,7 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
-use crate::commands::report::ReportArgs;
-use crate::commands::tokenize::TokenizeArgs;
+use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -16,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub enum Asked {
     Train(Box<Run>),
-    Tokenize(TokenizeArgs),
+    Tokenize(Box<TokenizeArgs>),
     Plan(Box<Run>, PlanArgs),
     Generate(GenerateArgs),
     Eval(EvalArgs),
@@ -129,7 +128,7 @@ pub fn command() -> Command {
     let options = |c: Command| config::add(c).after_help(presets.clone());
     let side = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let commands = [
-        TokenizeArgs::augment_args(side("tokenize", "Text to a corpus of tokens, over threads and ranks")),
+        TokenizeArgs::augment_args(side("tokenize", "Make a corpus of tokens out of text")),
         options(PlanArgs::augment_args(side("plan", "Memory per rank, FLOPs and sizes of a run, without MPI or data"))),
         GenerateArgs::augment_args(side("generate", "Go on from a text")),
         EvalArgs::augment_args(side("eval", "Loss, perplexity and bits per byte on corpora")),
@@ -157,11 +156,11 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
     let typed = |e: clap::Error| Error::Input(sentence(&e));
     Ok(match matches.subcommand() {
         None => Asked::Train(Box::new(config::resolve(config::read(&matches)?, Purpose::Train)?)),
+        Some(("tokenize", m)) => Asked::Tokenize(Box::new(TokenizeArgs::from_arg_matches(m).map_err(typed)?)),
         Some(("plan", m)) => {
             let run = config::resolve(config::read(m)?, Purpose::Plan)?;
             Asked::Plan(Box::new(run), PlanArgs::from_arg_matches(m).map_err(typed)?)
         }
-        Some(("tokenize", m)) => Asked::Tokenize(TokenizeArgs::from_arg_matches(m).map_err(typed)?),
         Some(("generate", m)) => Asked::Generate(GenerateArgs::from_arg_matches(m).map_err(typed)?),
         Some(("eval", m)) => Asked::Eval(EvalArgs::from_arg_matches(m).map_err(typed)?),
         Some(("report", m)) => Asked::Report(ReportArgs::from_arg_matches(m).map_err(typed)?),

@@ -60,8 +60,18 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     Synthetic,
-    /// `path` or `path:weight` each, at least one; [`crate::data`] reads them.
-    Corpora(Vec<String>),
+    /// At least one.
+    Corpora(Vec<Corpus>),
+}
+
+/// A corpus and its share in the blend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Corpus {
+    /// A file, or the prefix of several.
+    pub path: PathBuf,
+    /// Above 0, not normalised. `None` for all or for none: without weights, each window of each corpus comes once an
+    /// epoch, as if they were one file.
+    pub weight: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -115,7 +125,7 @@ pub struct System {
     /// ZeRO stage: 0 or 1.
     pub zero: u8,
     pub recompute: Recompute,
-    /// TFLOP/s that one rank's device could reach, for MFU.
+    /// What one device can do at best [TFLOP/s], for the utilisation (MFU); `None`: not known, none shown.
     pub peak_tflops: Option<f64>,
 }
 
