@@ -1,1 +1,32 @@
-//! (being written)
+//! Checkpoints: weights as Hugging Face keeps them, with what a run needs to go on beside them.
+//!
+//! ```text
+//! OUT/checkpoints/step-%08d/
+//!   config.json  generation_config.json  tokenizer.json      `from_pretrained` opens the folder as it is
+//!   model.safetensors                                        or model-%05d-of-%05d.safetensors and an index
+//!   optimizer-%05d-of-%05d.safetensors                       one a rank; read by any number of ranks
+//!   progress.json                                            step, samples, seed, configuration
+//!   complete                                                 every file with its bytes, written last
+//! ```
+//! [`save`] writes aside and renames; [`newest`] finds the checkpoint to go on from; [`load_weights`],
+//! [`load_optimizer`] and [`read_progress`] read it. No file is ever in memory as a whole.
+mod folder;
+mod moments;
+mod progress;
+mod safetensors;
+mod save;
+mod weights;
+
+pub use folder::{Keep, check_complete, check_writable, newest};
+pub use moments::{Moments, load_optimizer};
+pub use progress::{FORMAT, Progress, read_progress, same_model};
+pub use safetensors::Source;
+pub use save::{Save, save};
+pub use weights::{SHARD_LIMIT, load_weights, staging_bytes};
+
+use crate::model::Parameter;
+
+/// Bytes of a checkpoint of `parameters`, all files together, within some kilobytes: weights and two moments.
+pub fn bytes(parameters: &[Parameter]) -> u64 {
+    3 * 4 * parameters.iter().map(|p| p.weights.len() as u64).sum::<u64>()
+}

@@ -38,6 +38,10 @@ pub struct Sums {
 }
 
 impl Sums {
+    /// With another rank's [loss, targets, bytes].
+    pub fn plus(self, other: &[f64]) -> Sums {
+        Sums { loss: self.loss + other[0], targets: self.targets + other[1], bytes: self.bytes + other[2] }
+    }
     /// Mean loss in nats per token.
     pub fn mean(&self) -> f64 {
         self.loss / self.targets
@@ -59,6 +63,21 @@ impl Evaluator {
         let token_bytes = tokenizer.map(|t| data::token_bytes(&t)).transpose()?;
         let name = path.file_name().map_or_else(|| "val".into(), |n| n.to_string_lossy().into_owned());
         Ok(Evaluator { name, data, token_bytes, share, batches: batches.map_or(all, |b| b.min(all)) })
+    }
+
+    /// Mean bytes of text behind a target, over all windows that [`Evaluator::run`] reads on all ranks together.
+    pub fn bytes_per_token(&self) -> Result<Option<f64>> {
+        let Some(table) = &self.token_bytes else { return Ok(None) };
+        let (mut bytes, mut targets) = (0, 0);
+        let windows = self.data.windows().unwrap_or(0).min(self.batches * self.share.global_batch as u64);
+        let one = Share { rank: 0, ranks: 1, micro_batch: 1, global_batch: 1 };
+        let mut rows = crate::data::Batch::default();
+        for window in 0..windows {
+            self.data.fill(window, 0, &one, &mut rows)?;
+            bytes += data::bytes_of(&rows.targets, table);
+            targets += rows.targets.len();
+        }
+        Ok((bytes > 0).then(|| bytes as f64 / targets as f64))
     }
 
     /// This rank's sums with the weights as they are.
@@ -95,7 +114,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let seq = args.seq_len.map_or(config.context, |n| n as usize);
     config.validate(seq)?;
     let micro_batch = args.micro_batch as usize;
-    let reading = Reading { seq, vocab: config.vocab, width: None, eos: config.eos, reset_attention: false };
+    let reading = Reading { seq, vocab: config.vocab, width: None, eos: config.eos.first().copied(), reset_attention: false };
     let share = Share { rank: 0, ranks: 1, micro_batch, global_batch: micro_batch };
     let batches = (args.eval_batches > 0).then_some(args.eval_batches);
     let beside = args.model.join("tokenizer.json");
