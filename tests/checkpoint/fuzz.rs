@@ -84,7 +84,9 @@ proptest! {
             out
         });
         let whole = whole.path().join("checkpoints/step-00000001");
-        listing(&whole).iter().for_each(|f| drop(fs::copy(whole.join(f), dir.join(f)).unwrap()));
+        for file in listing(&whole) {
+            fs::copy(whole.join(&file), dir.join(&file)).unwrap();
+        }
         let files = ["model.safetensors", "optimizer-00002-of-00002.safetensors", "progress.json", "complete"].map(|f| dir.join(f));
         for (file, at, byte) in &changes {
             let mut bytes = fs::read(&files[*file]).unwrap();
