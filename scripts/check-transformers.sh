@@ -27,7 +27,7 @@ for family in "${families[@]}"; do
         --micro-batch 2 --global-batch $sequences --steps 1 --save-every 1 --lr 1e-3 --warmup-steps 0 --zero 1 \
         --precision fp32 --device cpu --out "$out" --quiet
     "$BINARY" eval --model "$out/checkpoints/step-00000001" --data "$golden/tokens.bin" --seq-len $seq --eval-batches 0 \
-        --device cpu --json "$out/eval.json" --quiet >/dev/null
+        --json "$out/eval.json" >/dev/null
 done
 
 HF_HUB_OFFLINE=1 "$VENV/bin/python" - "$scratch" $seq "${families[@]}" <<'PYTHON'
