@@ -1,1 +1,62 @@
-//! (being written)
+//! Between ranks: sums and copies of host memory, and small words.
+//!
+//! | | |
+//! |---|---|
+//! | [`Solo`] | a world of one: nothing to send |
+//! | [`Mpi`] | one communication thread a rank makes every MPI call |
+//!
+//! Sums across ranks are ours, in rank order, so that every way of sharding adds the same numbers in the same order;
+//! MPI only carries them. A range in flight is a [`Loan`](crate::device::Loan): the gate refuses ops that touch it until
+//! its [`Ticket`] has been waited for.
+pub mod fault;
+mod mpi;
+mod reduce;
+mod solo;
+pub use mpi::Mpi;
+pub use reduce::staging_elements;
+pub use solo::Solo;
+
+use crate::device::Loan;
+use std::sync::mpsc::Receiver;
+
+/// What the ranks do together. Every rank makes the same calls in the same order.
+pub trait Collective: Send + Sync {
+    fn rank(&self) -> usize;
+    fn size(&self) -> usize;
+    /// Sums the ranks' copies, each rank its own block of `len / size` elements; the rest of the loan is left as it was.
+    fn reduce_scatter(&self, loan: Loan) -> Ticket;
+    /// [`Collective::reduce_scatter`], then [`Collective::all_gather`] of the sums.
+    fn all_reduce(&self, loan: Loan) -> Ticket;
+    /// Fills the loan with every rank's own block of it.
+    fn all_gather(&self, loan: Loan) -> Ticket;
+    /// Everyone's few numbers, in rank order. All give equally many.
+    fn exchange(&self, mine: &[f64]) -> Vec<Vec<f64>>;
+    /// Everyone's bytes, in rank order, of any length.
+    fn gather(&self, mine: &[u8]) -> Vec<Vec<u8>>;
+    fn barrier(&self);
+}
+
+/// A collective under way.
+pub struct Ticket {
+    pub(crate) done: Option<Receiver<Loan>>,
+}
+
+impl Ticket {
+    /// Of a world of one.
+    pub fn at_once() -> Ticket {
+        Ticket { done: None }
+    }
+    /// Waits until the range is complete and hands it back to the device.
+    pub fn wait(self) {
+        if let Some(done) = self.done {
+            drop(fault::patiently(&done));
+        }
+    }
+}
+
+/// Elements of rank `rank`'s block of a range of `len`. Panics unless `size` divides `len`: groups are padded so.
+pub fn block(len: usize, rank: usize, size: usize) -> std::ops::Range<usize> {
+    assert!(len.is_multiple_of(size), "a range of {len} elements is not divisible by {size} ranks");
+    let each = len / size;
+    rank * each..(rank + 1) * each
+}

@@ -1,1 +1,19 @@
-//! (being written)
+//! The commands, one file each, and the command line that leads to them.
+pub mod cli;
+pub mod eval;
+pub mod generate;
+pub mod output;
+pub mod plan;
+pub mod report;
+pub mod session;
+pub mod tokenize;
+pub mod train;
+
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// Writes what machines read.
+pub fn write_json(file: &Path, value: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).expect("a JSON value is written as text") + "\n";
+    std::fs::write(file, text).map_err(|e| Error::Failed(format!("{}: cannot be written: {e}", file.display())))
+}

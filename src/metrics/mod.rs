@@ -1,1 +1,38 @@
-//! (being written)
+//! What a run leaves behind for people: `OUT/metrics.h5`, one console line a step, the figures of merit at the end.
+//!
+//! ```text
+//! /train/{step,tokens,loss,lr,grad_norm,step_time,…}   a row a step            (StepRecord)
+//! /eval/<name>/{step,loss}                             a row an evaluation     (EvalPoint)
+//! /starts/{time,configuration,revision,…,first_step}   a row a program start   (Start)
+//! /ranks/{rank,host,device,cores,threads}              a row a rank of the latest start
+//! /events/{time,step,text}                             what happened besides
+//! ```
+//!
+//! Every table is a group, every column a one-dimensional dataset with `units` and `long_name`. Rule of the house:
+//! **every figure printed can be recomputed from the file**, and to be sure of it the end block ([`Summary`]), its JSON
+//! and `llm-train report` are computed from nothing else ([`History::read`]).
+mod console;
+mod file;
+mod history;
+pub mod memory;
+mod panel;
+mod picture;
+mod record;
+pub mod stats;
+mod summary;
+mod table;
+pub mod units;
+
+pub use console::{Console, Stderr};
+pub use file::MetricsFile;
+pub use history::{EvalSet, Evaluation, History};
+pub use picture::draw;
+pub use record::{EvalPoint, Event, Rank, Start, StepRecord};
+pub use summary::Summary;
+
+/// Why an HDF5 call failed, in one line: the system's own words where its error stack has them.
+fn cause(error: &hdf5::Error) -> String {
+    let text = error.to_string();
+    let system = text.split("error message = '").nth(1).and_then(|rest| rest.split('\'').next());
+    system.or(text.lines().next()).unwrap_or("unknown error").trim().to_string()
+}

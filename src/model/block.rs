@@ -204,17 +204,7 @@ pub fn fill(dev: &Device, k: &Wiring, x: Tensor, w: &Weights, s: &Saved, rows: &
 }
 
 /// `d` holds ∂L/∂y on entry and ∂L/∂x on return; gradients of the parameters are added to `g`.
-pub fn backward(
-    dev: &Device,
-    k: &Wiring,
-    d: Tensor,
-    x: Tensor,
-    w: &Weights,
-    g: &Weights,
-    s: &Saved,
-    f: &Flight,
-    rows: &Rows,
-) {
+pub fn backward(dev: &Device, k: &Wiring, d: Tensor, x: Tensor, w: &Weights, g: &Weights, s: &Saved, f: &Flight, rows: &Rows) {
     linear::backward(dev, f.act, g.down, g.down_bias, d, s.act, w.down);
     activation::backward(dev, k.activation, f.up, f.act, s.up);
     linear::backward(dev, f.n, g.up, g.up_bias, f.up, s.n2, w.up);

@@ -111,7 +111,20 @@ impl Decoder {
         let recompute = if sets == c.layers { Recompute::None } else { Recompute::Block };
         let config = c.clone();
         Decoder {
-            config, shape, recompute, wiring, weights, training, groups, parameters, places, x, saved, normed, stats, logits,
+            config,
+            shape,
+            recompute,
+            wiring,
+            weights,
+            training,
+            groups,
+            parameters,
+            places,
+            x,
+            saved,
+            normed,
+            stats,
+            logits,
         }
     }
 

@@ -59,9 +59,9 @@ pub fn read(keys: &Reader) -> Result<Config> {
     let plain = gpt2(size("n_layer")?, width, heads, size("n_positions")?, size("vocab_size")?);
     Ok(Config {
         hidden: keys.size("n_inner", Some(4 * width))?,
-        norm_eps: keys.number("layer_norm_epsilon", 1e-5)? as f32,
+        norm_eps: keys.fraction("layer_norm_epsilon", 1e-5)?,
         tied: keys.flag("tie_word_embeddings", true)?,
-        init_std: keys.number("initializer_range", 0.02)? as f32,
+        init_std: keys.fraction("initializer_range", 0.02)?,
         bos: keys.token("bos_token_id")?,
         eos: keys.tokens("eos_token_id")?,
         pad: keys.token("pad_token_id")?,

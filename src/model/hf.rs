@@ -165,6 +165,11 @@ impl<'a> Reader<'a> {
             Some(_) => self.refuse(key, "a number above 0"),
         }
     }
+    /// A number above 0 and up to 1, in f32.
+    pub fn fraction(&self, key: &str, or: f64) -> Result<f32> {
+        let x = self.number(key, or)? as f32;
+        if x.is_normal() && x <= 1.0 { Ok(x) } else { self.refuse(key, "a number above 0 and at most 1") }
+    }
     pub fn flag(&self, key: &str, or: bool) -> Result<bool> {
         match self.get(key).map(Value::as_bool) {
             None => Ok(or),

@@ -43,14 +43,7 @@ pub fn presets() -> Vec<(&'static str, Config)> {
     ]
 }
 
-pub fn llama(
-    layers: usize,
-    width: usize,
-    hidden: usize,
-    [heads, kv_heads]: [usize; 2],
-    context: usize,
-    vocab: usize,
-) -> Config {
+pub fn llama(layers: usize, width: usize, hidden: usize, [heads, kv_heads]: [usize; 2], context: usize, vocab: usize) -> Config {
     Config {
         family: Family::Llama,
         layers,
@@ -101,10 +94,10 @@ pub fn read_common(keys: &Reader) -> Result<Config> {
     Ok(Config {
         family: keys.family,
         head_dim: keys.size("head_dim", Some(if keys.family == Family::Qwen3 { 128 } else { width / heads }))?,
-        norm_eps: keys.number("rms_norm_eps", 1e-6)? as f32,
+        norm_eps: keys.fraction("rms_norm_eps", 1e-6)?,
         position: keys.rotary()?,
         tied: keys.flag("tie_word_embeddings", false)?,
-        init_std: keys.number("initializer_range", 0.02)? as f32,
+        init_std: keys.fraction("initializer_range", 0.02)?,
         bos: keys.token("bos_token_id")?,
         eos: keys.tokens("eos_token_id")?,
         pad: keys.token("pad_token_id")?,

@@ -57,7 +57,7 @@ pub fn read(keys: &Reader) -> Result<Config> {
         out_bias: bias,
         mlp_bias: bias,
         tied: keys.flag("tie_word_embeddings", true)?,
-        init_std: keys.number("init_std", 0.02)? as f32,
+        init_std: keys.fraction("init_std", 0.02)?,
         bos: keys.token("bos_token_id")?,
         eos: keys.tokens("eos_token_id")?,
         pad: keys.token("pad_token_id")?,
@@ -92,10 +92,7 @@ pub const KEYS: Keys = Keys {
 };
 
 pub const NAMES: Names = Names {
-    first: &[
-        ("model.decoder.embed_tokens.weight", Place::Tokens),
-        ("model.decoder.embed_positions.weight", Place::Positions),
-    ],
+    first: &[("model.decoder.embed_tokens.weight", Place::Tokens), ("model.decoder.embed_positions.weight", Place::Positions)],
     block: &[
         ("model.decoder.layers.{}.self_attn_layer_norm.weight", Place::Norm1),
         ("model.decoder.layers.{}.self_attn_layer_norm.bias", Place::Norm1Bias),

@@ -57,7 +57,9 @@ pub fn write(c: &Config) -> Value {
     let mut all = llama::write_common(c);
     all["use_sliding_window"] = json!(c.window.is_some());
     all["sliding_window"] = json!(c.window);
-    all["max_window_layers"] = json!(if c.window.is_some() { c.window_from } else { c.layers });
+    if c.window.is_some() {
+        all["max_window_layers"] = json!(c.window_from);
+    }
     if c.family == Family::Qwen3 {
         all["attention_bias"] = json!(c.qkv_bias);
     }

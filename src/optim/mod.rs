@@ -1,1 +1,100 @@
-//! (being written)
+//! AdamW over the ranges that a rank owns. It neither knows nor cares whose shards they are.
+//!
+//! ```text
+//! g ← clip · g        m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
+//! w ← w − η (m̂ / (√v̂ + ε) + λ w)                   λ on matrices, not on vectors
+//! ```
+//! Loshchilov and Hutter, Decoupled Weight Decay Regularization (2019).
+pub mod schedule;
+pub use schedule::{Curve, Schedule};
+
+use crate::device::Device;
+use crate::model::Group;
+use crate::ops::adamw;
+use crate::tensor::{Kind, Plan, Tensor};
+
+/// What stays the same from step to step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hyper {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Whether group 0, the embeddings, is decayed as other matrices are.
+    pub decay_embeddings: bool,
+}
+
+/// Adam's moments of what this rank owns.
+pub struct AdamW {
+    hyper: Hyper,
+    parts: Vec<Part>,
+}
+
+/// The owned part of one group, with its moments.
+pub struct Part {
+    pub owned: Group,
+    pub m: Tensor,
+    pub v: Tensor,
+}
+
+impl AdamW {
+    /// `owned`: of each group, in order, the part whose weights this rank updates.
+    pub fn plan(p: &mut Plan, owned: Vec<Group>, hyper: Hyper) -> AdamW {
+        let mut moment = |g: &Group| p.vector(Kind::Optimizer, g.weights.len());
+        let parts = owned.into_iter().map(|owned| Part { m: moment(&owned), v: moment(&owned), owned }).collect();
+        AdamW { hyper, parts }
+    }
+
+    /// One update, the `t`-th (from 1), with the gradient times `clip`.
+    pub fn step(&self, dev: &Device, lr: f64, t: u64, clip: f32) {
+        let Hyper { beta1, beta2, eps, weight_decay, decay_embeddings } = self.hyper;
+        let step = adamw::Step { lr, beta1, beta2, eps, t, scale: clip };
+        for (group, part) in self.parts.iter().enumerate() {
+            let Group { weights, grads, decayed } = &part.owned;
+            let decay = if group == 0 && !decay_embeddings { 0.0 } else { weight_decay as f32 };
+            // Matrices first, vectors after: at most two launches.
+            for (range, decay) in [(0..*decayed, decay), (*decayed..weights.len(), 0.0)] {
+                if !range.is_empty() {
+                    let of = |start: usize| Tensor::range(start + range.start, start + range.end);
+                    adamw::update(dev, of(weights.start), of(part.m.at), of(part.v.at), of(grads.start), decay, &step);
+                }
+            }
+        }
+    }
+
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+}
+
+/// The factor that brings a gradient of global norm `norm` down to `limit`, as PyTorch's `clip_grad_norm_` forms it.
+pub fn clip_factor(norm: f64, limit: Option<f64>) -> f32 {
+    limit.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0)) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_gradient_is_not_clipped() {
+        assert_eq!(clip_factor(0.5, Some(1.0)), 1.0);
+        assert_eq!(clip_factor(5.0, None), 1.0);
+        assert!((clip_factor(4.0, Some(1.0)) - 0.25).abs() < 1e-6);
+    }
+
+    #[test]
+    fn vectors_are_not_decayed_and_embeddings_only_when_asked() {
+        for (decay_embeddings, first) in [(true, 0.9), (false, 1.0)] {
+            let mut plan = Plan::default();
+            let (w, g) = (plan.vector(Kind::Parameters, 8), plan.vector(Kind::Gradients, 8));
+            let group = |at: usize| Group { weights: w.at + at..w.at + at + 4, grads: g.at + at..g.at + at + 4, decayed: 2 };
+            let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings };
+            let adamw = AdamW::plan(&mut plan, vec![group(0), group(4)], hyper);
+            let dev = Device::cpu(&plan, 1, crate::device::Precision::Fp32).unwrap();
+            dev.write(w, &[1.0; 8]);
+            adamw.step(&dev, 1.0, 1, 1.0); // the gradient is zero: only decay moves a weight
+            assert_eq!(dev.read(w), [first, first, 1.0, 1.0, 0.9, 0.9, 1.0, 1.0]);
+        }
+    }
+}

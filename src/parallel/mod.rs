@@ -1,1 +1,207 @@
-//! (being written)
+//! Data parallelism: the model announces, this module listens.
+//!
+//! ```text
+//! ready(group)    in the last micro-batch: start the reduction; the backward goes on
+//! settle          wait for what is still under way; one exchange brings loss, gradient norm and the word to stop
+//! publish         ZeRO-1: start gathering the updated weights; need(group) of the next forward waits for its own
+//! ```
+//!
+//! | stage | gradients | this rank updates | then |
+//! |---|---|---|---|
+//! | [`Stage::Replicate`] (DDP) | reduced in blocks, gathered | everything | nothing |
+//! | [`Stage::Optimizer`] (ZeRO-1) | reduced in blocks | its block of each group | weights are gathered |
+//!
+//! Both add the same numbers in the same order (rank order), so that their weights agree to the last bit. The norm is taken
+//! from f64 sums over the ranks' own blocks, in rank order, in both.
+use crate::comm::{Collective, Ticket, block};
+use crate::device::{Access, Device};
+use crate::model::{Group, Pass, Schedule};
+use crate::ops::elementwise;
+use crate::tensor::Tensor;
+use std::time::{Duration, Instant};
+
+/// What is divided among the ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// DDP: nothing. ZeRO stage 0.
+    Replicate,
+    /// Adam's moments. ZeRO stage 1 (Rajbhandari et al., 2020).
+    Optimizer,
+}
+
+/// Of each group, what `rank` of `size` updates.
+pub fn owned(groups: &[Group], stage: Stage, rank: usize, size: usize) -> Vec<Group> {
+    match stage {
+        Stage::Replicate => groups.to_vec(),
+        Stage::Optimizer => groups.iter().map(|g| own_block(g, rank, size)).collect(),
+    }
+}
+
+/// The group narrowed to the block of `rank`.
+fn own_block(g: &Group, rank: usize, size: usize) -> Group {
+    let own = block(g.weights.len(), rank, size);
+    let within = |start: usize| start + own.start..start + own.end;
+    Group {
+        weights: within(g.weights.start),
+        grads: within(g.grads.start),
+        decayed: g.decayed.clamp(own.start, own.end) - own.start,
+    }
+}
+
+/// The messages of a run, and who waits for which.
+pub struct Parallel<'a> {
+    dev: &'a Device,
+    comm: &'a dyn Collective,
+    groups: Vec<Group>,
+    stage: Stage,
+    reducing: Vec<Option<Ticket>>,
+    gathering: Vec<Option<Ticket>>,
+    clock: Clock,
+}
+
+/// Where the time of a step went, as the model's announcements tell it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    pub forward: Duration,
+    pub backward: Duration,
+    /// Waiting for messages and nothing else.
+    pub exposed: Duration,
+}
+
+/// What all ranks know after a step's gradients have met.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// Σ of the loss over the global batch's targets.
+    pub loss: f64,
+    /// Global L2 norm of the gradient.
+    pub norm: f64,
+    /// The largest word that any rank gave.
+    pub word: f64,
+    /// The first rank whose own loss or gradient is not finite.
+    pub not_finite: Option<usize>,
+}
+
+impl<'a> Parallel<'a> {
+    pub fn new(dev: &'a Device, comm: &'a dyn Collective, groups: &[Group], stage: Stage) -> Parallel<'a> {
+        let none = || groups.iter().map(|_| None).collect();
+        Parallel { dev, comm, groups: groups.to_vec(), stage, reducing: none(), gathering: none(), clock: Clock::default() }
+    }
+
+    /// Listens to one micro-batch of a step.
+    pub fn listen(&mut self, first: bool, last: bool) -> Listener<'_, 'a> {
+        let waited = self.clock.exposed;
+        Listener { on: self, first, last, began: Instant::now(), opened: None, waited }
+    }
+
+    /// Waits for the reductions and brings the ranks' sums together. `loss`: this rank's Σ; `word`: what it wants others to
+    /// know, for example that it was asked to stop.
+    pub fn settle(&mut self, loss: f64, word: f64) -> Settled {
+        let began = Instant::now();
+        for ticket in &mut self.reducing {
+            if let Some(ticket) = ticket.take() {
+                ticket.wait();
+            }
+        }
+        self.clock.exposed += began.elapsed();
+        let (rank, size) = (self.comm.rank(), self.comm.size());
+        let own = self.groups.iter().map(|g| own_block(g, rank, size).grads);
+        let squares: f64 = own.map(|g| elementwise::square_sum(self.dev, Tensor::range(g.start, g.end))).sum();
+        let began = Instant::now();
+        let all = self.comm.exchange(&[loss, squares, word]);
+        self.clock.exposed += began.elapsed();
+        let sum = |k: usize| all.iter().map(|word| word[k]).sum::<f64>();
+        Settled {
+            loss: sum(0),
+            norm: sum(1).sqrt(),
+            word: all.iter().map(|word| word[2]).fold(f64::MIN, f64::max),
+            not_finite: all.iter().position(|word| !word[0].is_finite() || !word[1].is_finite()),
+        }
+    }
+
+    /// Sends the updated weights on their way.
+    pub fn publish(&mut self) {
+        if self.stage == Stage::Optimizer && self.comm.size() > 1 {
+            for (g, ticket) in self.groups.iter().zip(&mut self.gathering) {
+                let loan = self.dev.lend(Tensor::range(g.weights.start, g.weights.end), Access::Write);
+                *ticket = Some(self.comm.all_gather(loan));
+            }
+        }
+    }
+
+    /// Waits until every weight is whole on this rank: before an evaluation or a checkpoint.
+    pub fn finish(&mut self) {
+        (0..self.groups.len()).for_each(|g| self.arrive(g));
+    }
+
+    /// The time since the last call.
+    pub fn take_clock(&mut self) -> Clock {
+        std::mem::take(&mut self.clock)
+    }
+
+    fn arrive(&mut self, group: usize) {
+        if let Some(ticket) = self.gathering[group].take() {
+            let began = Instant::now();
+            ticket.wait();
+            self.clock.exposed += began.elapsed();
+        }
+    }
+}
+
+/// One micro-batch's ear.
+pub struct Listener<'p, 'a> {
+    on: &'p mut Parallel<'a>,
+    first: bool,
+    last: bool,
+    began: Instant,
+    /// When the first gradients were opened: the forward's end.
+    opened: Option<Instant>,
+    /// Exposed time before this micro-batch.
+    waited: Duration,
+}
+
+impl Schedule for Listener<'_, '_> {
+    fn need(&mut self, group: usize, _: Pass) {
+        self.on.arrive(group);
+    }
+    fn open(&mut self, group: usize) {
+        self.opened.get_or_insert_with(Instant::now);
+        if self.first {
+            let grads = self.on.groups[group].grads.clone();
+            elementwise::zero(self.on.dev, Tensor::range(grads.start, grads.end));
+        }
+    }
+    fn ready(&mut self, group: usize) {
+        if self.last && self.on.comm.size() > 1 {
+            let grads = self.on.groups[group].grads.clone();
+            let loan = self.on.dev.lend(Tensor::range(grads.start, grads.end), Access::Write);
+            self.on.reducing[group] = Some(match self.on.stage {
+                Stage::Replicate => self.on.comm.all_reduce(loan),
+                Stage::Optimizer => self.on.comm.reduce_scatter(loan),
+            });
+        }
+    }
+}
+
+impl Drop for Listener<'_, '_> {
+    fn drop(&mut self) {
+        let opened = self.opened.unwrap_or_else(Instant::now);
+        // What the forward waited for stands under `exposed`.
+        let waited = self.on.clock.exposed - self.waited;
+        self.on.clock.forward += (opened - self.began).saturating_sub(waited);
+        self.on.clock.backward += opened.elapsed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_cover_a_group_and_know_their_matrices() {
+        let g = Group { weights: 100..112, grads: 200..212, decayed: 7 };
+        let parts: Vec<Group> = (0..3).map(|r| own_block(&g, r, 3)).collect();
+        assert_eq!(parts.iter().map(|p| p.weights.clone()).collect::<Vec<_>>(), [100..104, 104..108, 108..112]);
+        assert_eq!(parts.iter().map(|p| p.grads.clone()).collect::<Vec<_>>(), [200..204, 204..208, 208..212]);
+        assert_eq!(parts.iter().map(|p| p.decayed).collect::<Vec<_>>(), [4, 3, 0]);
+    }
+}

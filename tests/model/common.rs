@@ -38,7 +38,13 @@ pub fn golden(family: &str) -> Golden {
     let ids: Vec<u32> = ids.collect();
     let seq = SHAPE.seq;
     let cut = |skip: usize| ids.chunks(seq + 1).flat_map(|row| row[skip..skip + seq].to_vec()).collect();
-    Golden { config, model: floats(family, "model.safetensors"), expected: floats(family, "golden.safetensors"), tokens: cut(0), targets: cut(1) }
+    Golden {
+        config,
+        model: floats(family, "model.safetensors"),
+        expected: floats(family, "golden.safetensors"),
+        tokens: cut(0),
+        targets: cut(1),
+    }
 }
 
 fn floats(family: &str, file: &str) -> Tensors {

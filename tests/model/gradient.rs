@@ -110,8 +110,10 @@ fn documents_in_one_sequence_are_separate_sequences() {
 
         let (apart_dev, apart) = reference(&c, Shape { micro_batch: 2, seq: 8 });
         let (mut tokens, mut targets) = ([0; 16], [MASKED; 16]);
-        (tokens[..3].copy_from_slice(&x[..3]), targets[..3].copy_from_slice(&y[..3]));
-        (tokens[8..13].copy_from_slice(&x[3..]), targets[8..13].copy_from_slice(&y[3..]));
+        for (to, from) in [(0..3, 0..3), (8..13, 3..8)] {
+            tokens[to.clone()].copy_from_slice(&x[from.clone()]);
+            targets[to].copy_from_slice(&y[from]);
+        }
         let expected = apart.forward_backward(&apart_dev, &input(&tokens, &targets), 1.0, &mut ());
         assert!((loss - expected).abs() < 1e-12 * expected, "{loss} {expected}");
         let (a, b) = (gradients(&dev, &together), gradients(&apart_dev, &apart));
@@ -146,7 +148,7 @@ fn rows_past_the_vocabulary_stay_zero() {
         for p in decoder.parameters().iter().filter(|p| p.shape[0] == c.vocab) {
             for place in [p.weights, p.grads] {
                 let padding = Tensor::range(place.end(), place.at + c.vocab_rows() * c.width);
-                assert!(padding.len() > 0 && dev.read(padding).iter().all(|x| *x == 0.0), "{}", p.name);
+                assert!(!padding.is_empty() && dev.read(padding).iter().all(|x| *x == 0.0), "{}", p.name);
             }
         }
     }

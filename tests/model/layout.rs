@@ -75,11 +75,10 @@ fn first_values_are_a_function_of_seed_name_and_index() {
     let (one, five, other) = (values(1, 1), values(5, 1), values(1, 2));
     assert!(one == five && one != other);
     for (i, (name, w)) in one.iter().enumerate().filter(|(_, (_, w))| w.len() > 256) {
-        assert!(one[..i].iter().all(|(_, v)| v[..64] != w[..64]), "{name} is filled like another");
+        assert!(one[..i].iter().all(|(_, v)| v[..9] != w[..9]), "{name} is filled like another");
     }
     // A known value: changing the generator would change every run's start.
-    let (name, w) = &one[0];
-    println!("{name} {:?}", &w[..2]);
+    assert_eq!((one[0].0.as_str(), &one[0].1[..2]), ("model.embed_tokens.weight", &[-0.016173573, -0.023597207][..]));
 }
 
 #[test]
@@ -91,7 +90,8 @@ fn first_values_follow_the_papers() {
         for p in decoder.parameters() {
             let w = dev.read(p.weights);
             if p.shape.len() == 1 {
-                let gain = p.name.contains("norm") && p.name.ends_with("weight") || p.name.contains("ln_") && p.name.ends_with("weight");
+                let gain =
+                    p.name.contains("norm") && p.name.ends_with("weight") || p.name.contains("ln_") && p.name.ends_with("weight");
                 assert!(w.iter().all(|x| *x == if gain { 1.0 } else { 0.0 }), "{}", p.name);
                 continue;
             }

@@ -1,0 +1,215 @@
+//! The command line: `llm-train [OPTIONS]` trains, `llm-train <COMMAND>` does a side job.
+//!
+//! ```text
+//! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
+//! ```
+use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs};
+use crate::config::{self, Purpose, Run};
+use crate::error::{Error, Result};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Command, FromArgMatches};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// What the user asked for.
+#[derive(Debug)]
+pub enum Asked {
+    Train(Box<Run>),
+    Tokenize(Box<TokenizeArgs>),
+    Plan(Box<Run>, PlanArgs),
+    Generate(GenerateArgs),
+    Eval(EvalArgs),
+    Report(ReportArgs),
+    /// The help or the version: to be printed, and that is all.
+    Text(String),
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Plan")]
+pub struct PlanArgs {
+    /// Ranks of the job, one per device
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub ranks: u32,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct GenerateArgs {
+    /// A checkpoint or any Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// The text to go on from
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// The tokenizer, where the model's directory has none
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Stop after so many tokens
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_tokens: usize,
+    /// Sharpness of the choice; 0: always the likeliest token
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = not_negative)]
+    pub temperature: f32,
+    /// Choose among the K likeliest tokens; 0: among all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share)]
+    pub top_p: f32,
+    /// Of the choices
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Threads [default: the cores this process may use]
+    #[arg(long, value_name = "N", value_parser = threads())]
+    pub threads: Option<u16>,
+    /// Write the text and tokens per second for machines
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct EvalArgs {
+    /// A checkpoint or any Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Corpora to evaluate on, each by itself
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub data: Vec<PathBuf>,
+    /// Tells bytes per token, where the model's directory has none
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Length of a sequence in tokens [default: the model's context]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub seq_len: Option<u32>,
+    /// Sequences per batch
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub micro_batch: u32,
+    /// Batches, windows in order; 0: the whole corpus
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub eval_batches: u64,
+    /// Operands of matrix products
+    #[arg(long, value_name = "fp32|bf16", default_value = "fp32", hide_possible_values = true, value_parser = ["fp32", "bf16"])]
+    pub precision: String,
+    /// Threads [default: the cores this process may use]
+    #[arg(long, value_name = "N", value_parser = threads())]
+    pub threads: Option<u16>,
+    /// Write loss, perplexity and bits per byte for machines
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// The name, version and git revision of this program.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("LLM_TRAIN_REVISION"), ")");
+
+const EXAMPLES: &str = "\
+Examples:
+  mpirun -n 2 llm-train --model nano --data corpus --steps 500
+  srun llm-train --config run.toml --lr 6e-4 --set checkpoint.keep=3
+  llm-train plan --model llama3-8b --micro-batch 1 --zero 1 --ranks 64";
+
+/// What the help shows first: purpose, usage, examples.
+const ORDER: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}";
+
+const ENDING: &str = "\
+Settings rise in strength: defaults, the model's preset, --config, --set, options.
+Counts may be written 10_000, 1e9, 300M or 10B.
+
+Exit codes:
+   0  done
+   1  failure; the last checkpoint is whole
+   2  bad input; nothing was written
+  75  stopped early (time limit or signal) with a complete checkpoint: run the same command again
+
+SIGUSR1 and SIGTERM make the ranks save and stop. RUST_LOG=llm_train=debug says more, of every rank.";
+
+/// The whole command line.
+pub fn command() -> Command {
+    let presets = format!("Presets for --model: {}\n\n{ENDING}", config::preset_names());
+    let about = "Pretrains and fine-tunes decoder-only language models, one process per device, under mpirun or srun";
+    let options = |c: Command| config::add(c).after_help(presets.clone());
+    let side = |name: &'static str, about: &'static str| Command::new(name).about(about);
+    let commands = [
+        TokenizeArgs::augment_args(side("tokenize", "Make a corpus of tokens out of text")),
+        options(PlanArgs::augment_args(side("plan", "Memory per rank, FLOPs and sizes of a run, without MPI or data"))),
+        GenerateArgs::augment_args(side("generate", "Go on from a text")),
+        EvalArgs::augment_args(side("eval", "Loss, perplexity and bits per byte on corpora")),
+        ReportArgs::augment_args(side("report", "Draw and summarise a run")),
+    ];
+    let whole =
+        Command::new("llm-train").version(VERSION).about(about).before_help(EXAMPLES).help_template(ORDER).subcommands(commands);
+    options(whole)
+        .override_usage("[mpirun -n N | srun] llm-train [OPTIONS]\n       llm-train <COMMAND> …")
+        .args_conflicts_with_subcommands(true)
+        .max_term_width(120)
+}
+
+/// Reads the command line, the file it names and the model's configuration.
+///
+/// Errors: [`Error::Input`] in one sentence.
+pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) -> Result<Asked> {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Ok(Asked::Text(e.render().to_string()));
+        }
+        Err(e) => return Err(Error::Input(sentence(&e))),
+    };
+    let typed = |e: clap::Error| Error::Input(sentence(&e));
+    Ok(match matches.subcommand() {
+        None => Asked::Train(Box::new(config::resolve(config::read(&matches)?, Purpose::Train)?)),
+        Some(("tokenize", m)) => Asked::Tokenize(Box::new(TokenizeArgs::from_arg_matches(m).map_err(typed)?)),
+        Some(("plan", m)) => {
+            let run = config::resolve(config::read(m)?, Purpose::Plan)?;
+            Asked::Plan(Box::new(run), PlanArgs::from_arg_matches(m).map_err(typed)?)
+        }
+        Some(("generate", m)) => Asked::Generate(GenerateArgs::from_arg_matches(m).map_err(typed)?),
+        Some(("eval", m)) => Asked::Eval(EvalArgs::from_arg_matches(m).map_err(typed)?),
+        Some(("report", m)) => Asked::Report(ReportArgs::from_arg_matches(m).map_err(typed)?),
+        Some((other, _)) => panic!("no arm for the command {other}"),
+    })
+}
+
+/// clap's complaint as one sentence.
+fn sentence(e: &clap::Error) -> String {
+    let context = |kind| match e.get(kind) {
+        Some(ContextValue::String(s)) => Some(s.clone()),
+        Some(ContextValue::Strings(s)) => s.first().cloned(),
+        _ => None,
+    };
+    let argument = context(ContextKind::InvalidArg).unwrap_or_default();
+    let value = context(ContextKind::InvalidValue).unwrap_or_default();
+    let hint =
+        [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue].into_iter().find_map(context);
+    let hint = hint.map_or("; --help lists what there is".to_string(), |h| format!("; did you mean {h}?"));
+    match e.kind() {
+        ErrorKind::UnknownArgument => format!("unknown argument {argument}{hint}"),
+        ErrorKind::InvalidSubcommand => {
+            format!("unknown command {}{hint}", context(ContextKind::InvalidSubcommand).unwrap_or_default())
+        }
+        ErrorKind::InvalidValue if value.is_empty() => format!("{argument}: expected a value, found none"),
+        ErrorKind::InvalidValue => match e.get(ContextKind::ValidValue) {
+            Some(ContextValue::Strings(valid)) => format!("{argument}: expected one of {}, found \"{value}\"", valid.join(", ")),
+            _ => format!("{argument}: found \"{value}\", which is not accepted"),
+        },
+        ErrorKind::ValueValidation => match std::error::Error::source(e) {
+            Some(why) => format!("{argument}: found \"{value}\": {why}"),
+            None => format!("{argument}: found \"{value}\", which is not accepted"),
+        },
+        ErrorKind::MissingRequiredArgument => format!("expected {argument}, which is missing; --help says more"),
+        // The first line of clap's own words, without its "error: ".
+        _ => e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_string(),
+    }
+}
+
+fn threads() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=4096)
+}
+
+fn not_negative(text: &str) -> std::result::Result<f32, String> {
+    let x: Option<f32> = text.parse().ok().filter(|x: &f32| x.is_finite() && *x >= 0.0);
+    x.ok_or_else(|| "expected a number not below 0".to_string())
+}
+
+fn share(text: &str) -> std::result::Result<f32, String> {
+    let x: Option<f32> = text.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0);
+    x.ok_or_else(|| "expected a number above 0, up to 1".to_string())
+}

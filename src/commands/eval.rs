@@ -1,0 +1,147 @@
+//! `llm-train eval`: the loss of a model on held-out text, windows in order.
+//!
+//! ```text
+//! loss = Σ −log p(target) / targets        perplexity = e^loss        bits per byte = Σ −log₂ p / Σ bytes of the targets
+//! ```
+//! [`Evaluator`] is also what the training loop calls every `--eval-every` steps: each rank takes its share of the
+//! windows, and the sums are added in rank order.
+use crate::checkpoint;
+use crate::commands::cli::EvalArgs;
+use crate::commands::generate::config_of;
+use crate::commands::write_json;
+use crate::data::{self, Data, Order, Reading, Share};
+use crate::device::{Device, Precision};
+use crate::error::Result;
+use crate::model::{Decoder, Input, Schedule, Shape};
+use crate::tensor::Plan;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// A held-out corpus, opened, and how its windows are divided.
+pub struct Evaluator {
+    /// The file's name, which is its group's in `metrics.h5`.
+    pub name: String,
+    data: Data,
+    token_bytes: Option<Vec<u32>>,
+    share: Share,
+    batches: u64,
+}
+
+/// Sums over the windows that one rank evaluated; those of all ranks add up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sums {
+    /// Σ −ln p(target).
+    pub loss: f64,
+    pub targets: f64,
+    /// Bytes of text of the targets; 0 where no tokenizer tells.
+    pub bytes: f64,
+}
+
+impl Sums {
+    /// With another rank's [loss, targets, bytes].
+    pub fn plus(self, other: &[f64]) -> Sums {
+        Sums { loss: self.loss + other[0], targets: self.targets + other[1], bytes: self.bytes + other[2] }
+    }
+    /// Mean loss in nats per token.
+    pub fn mean(&self) -> f64 {
+        self.loss / self.targets
+    }
+    pub fn bits_per_byte(&self) -> Option<f64> {
+        (self.bytes > 0.0).then(|| self.loss / std::f64::consts::LN_2 / self.bytes)
+    }
+    pub fn bytes_per_token(&self) -> Option<f64> {
+        (self.bytes > 0.0).then(|| self.bytes / self.targets)
+    }
+}
+
+impl Evaluator {
+    /// `batches` global batches of `share`, windows in order; `None`: the whole corpus.
+    pub fn open(path: &Path, reading: &Reading, tokenizer: Option<&Path>, share: Share, batches: Option<u64>) -> Result<Evaluator> {
+        let data = Data::open(&[path.display().to_string()], Order::AsWritten, reading)?;
+        let all = data.windows().unwrap_or(0).div_ceil(share.global_batch as u64);
+        let tokenizer: Option<PathBuf> = tokenizer.map(Path::to_path_buf).or_else(|| data::tokenizer_of(path));
+        let token_bytes = tokenizer.map(|t| data::token_bytes(&t)).transpose()?;
+        let name = path.file_name().map_or_else(|| "val".into(), |n| n.to_string_lossy().into_owned());
+        Ok(Evaluator { name, data, token_bytes, share, batches: batches.map_or(all, |b| b.min(all)) })
+    }
+
+    /// Mean bytes of text behind a target, over all windows that [`Evaluator::run`] reads on all ranks together.
+    pub fn bytes_per_token(&self) -> Result<Option<f64>> {
+        let Some(table) = &self.token_bytes else { return Ok(None) };
+        let (mut bytes, mut targets) = (0, 0);
+        let windows = self.data.windows().unwrap_or(0).min(self.batches * self.share.global_batch as u64);
+        let one = Share { rank: 0, ranks: 1, micro_batch: 1, global_batch: 1 };
+        let mut rows = crate::data::Batch::default();
+        for window in 0..windows {
+            self.data.fill(window, 0, &one, &mut rows)?;
+            bytes += data::bytes_of(&rows.targets, table);
+            targets += rows.targets.len();
+        }
+        Ok((bytes > 0).then(|| bytes as f64 / targets as f64))
+    }
+
+    /// This rank's sums with the weights as they are.
+    pub fn run(&self, dev: &Device, model: &Decoder, on: &mut impl Schedule) -> Result<Sums> {
+        let windows = self.data.windows().unwrap_or(0);
+        let mut sums = Sums::default();
+        for batch in 0..self.batches {
+            let first = batch * self.share.global_batch as u64;
+            let left = windows.saturating_sub(first).min(self.share.global_batch as u64) as usize;
+            let share = Share { global_batch: left, ..self.share };
+            for micro in 0..self.share.micro_steps() {
+                let rows = self.data.batch(first, micro, &share)?;
+                let targets = rows.target_count();
+                if targets == 0 {
+                    continue;
+                }
+                let input = Input {
+                    tokens: &rows.tokens,
+                    targets: &rows.targets,
+                    starts: rows.starts.as_deref(),
+                    positions: rows.positions.as_deref(),
+                };
+                sums.loss += model.loss(dev, &input, on);
+                sums.targets += targets as f64;
+                sums.bytes += self.token_bytes.as_ref().map_or(0, |table| data::bytes_of(&rows.targets, table)) as f64;
+            }
+        }
+        Ok(sums)
+    }
+}
+
+pub fn run(args: &EvalArgs) -> Result<()> {
+    let config = config_of(&args.model)?;
+    let seq = args.seq_len.map_or(config.context, |n| n as usize);
+    config.validate(seq)?;
+    let micro_batch = args.micro_batch as usize;
+    let reading = Reading { seq, vocab: config.vocab, width: None, eos: config.eos.first().copied(), reset_attention: false };
+    let share = Share { rank: 0, ranks: 1, micro_batch, global_batch: micro_batch };
+    let batches = (args.eval_batches > 0).then_some(args.eval_batches);
+    let beside = args.model.join("tokenizer.json");
+    let tokenizer = args.tokenizer.as_deref().or_else(|| beside.is_file().then_some(beside.as_path()));
+    let corpora = args.data.iter().map(|path| Evaluator::open(path, &reading, tokenizer, share, batches));
+    let corpora = corpora.collect::<Result<Vec<_>>>()?;
+
+    let mut plan = Plan::default();
+    let model = Decoder::plan_inference(&mut plan, &config, Shape { micro_batch, seq }, 1);
+    let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
+    let dev = Device::cpu(&plan, args.threads.map_or_else(crate::launch::usable_cores, usize::from), precision)?;
+    checkpoint::load_weights(&args.model, &dev, model.parameters())?;
+    model.prepare(&dev);
+
+    let results = dev.install(|| corpora.iter().map(|c| c.run(&dev, &model, &mut ())).collect::<Result<Vec<_>>>())?;
+    let mut json_results = vec![];
+    for (corpus, sums) in corpora.iter().zip(&results) {
+        let (loss, bits) = (sums.mean(), sums.bits_per_byte());
+        let per_byte = bits.map_or(String::new(), |b| format!(" bits_per_byte {b:.4}"));
+        println!("eval {} loss {loss:.6} perplexity {:.4}{per_byte} targets {}", corpus.name, loss.exp(), sums.targets);
+        json_results.push(json!({ "name": corpus.name, "loss": loss, "perplexity": loss.exp(), "bits_per_byte": bits,
+                                  "targets": sums.targets, "bytes": (sums.bytes > 0.0).then_some(sums.bytes) }));
+    }
+    if let Some(file) = &args.json {
+        let mut all = json_results[0].clone();
+        all["corpora"] = json!(json_results);
+        write_json(file, &all)?;
+    }
+    Ok(())
+}

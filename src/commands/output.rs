@@ -1,0 +1,68 @@
+//! What a run leaves for people while it goes on: lines, the progress bar, `metrics.h5`.
+use crate::commands::{report, write_json};
+use crate::config::Run;
+use crate::error::Result;
+use crate::launch::Launch;
+use crate::metrics::{Console, MetricsFile, StepRecord, Summary, memory};
+use std::path::Path;
+
+pub struct Output {
+    pub console: Console,
+    /// Rank 0's.
+    pub metrics: Option<MetricsFile>,
+    pub memory: memory::Sampler,
+    /// Kinds of memory and their planned bytes.
+    pub rows: Vec<(&'static str, u64)>,
+}
+
+impl Output {
+    /// A step: one row, one line.
+    pub fn step(&mut self, record: &StepRecord) -> Result<()> {
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        metrics.append(record)?;
+        self.console.step(record);
+        Ok(())
+    }
+
+    pub fn first_step(&mut self, seconds: f64) -> Result<()> {
+        self.metrics.as_mut().map_or(Ok(()), |m| m.first_step(seconds))
+    }
+
+    pub fn eval(&mut self, name: &str, step: u64, loss: f64, bits_per_byte: Option<f64>) -> Result<()> {
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        metrics.eval(name, step, loss)?;
+        self.console.eval(name, step, loss, bits_per_byte);
+        Ok(())
+    }
+
+    /// Something that happened besides.
+    pub fn event(&mut self, step: u64, text: &str) -> Result<()> {
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        metrics.event(step, text)?;
+        self.console.say(&format!("{text} (step {step})"));
+        Ok(())
+    }
+
+    /// The figures of merit, the picture, and where everything is.
+    pub fn end(self, run: &Run, launch: &Launch, checkpoint: Option<&Path>) -> Result<()> {
+        let Output { console, metrics, memory, rows } = self;
+        let Some(metrics) = metrics else { return Ok(()) };
+        metrics.close()?;
+        let path = run.train.out.join("metrics.h5");
+        let summary = Summary::read(&path)?;
+        let peak = memory.peak();
+        console.say(&format!("\n{}\n{}", memory::table(&rows, Some(peak)), summary.text()));
+        if let Some(file) = &run.log.json {
+            write_json(file, &summary.json())?;
+        }
+        console.say(&format!("metrics     {}", path.display()));
+        if let Some(dir) = checkpoint {
+            console.say(&format!("checkpoint  {}", dir.display()));
+        }
+        if summary.steps.is_some() && !run.log.quiet {
+            console.say(&format!("picture     {}", report::draw(&run.train.out)?.display()));
+        }
+        log::debug!("{} ranks end together", launch.size());
+        Ok(())
+    }
+}

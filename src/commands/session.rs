@@ -1,0 +1,292 @@
+//! Everything a training run needs, made once, in the order in which the user's mistakes are cheapest to find.
+//!
+//! ```text
+//! settings, the same on all ranks -> corpora and the first batch -> the checkpoint to go on from -> the memory, counted
+//! -> the memory, taken -> weights -> metrics.h5           nothing is written before the last
+//! ```
+use crate::checkpoint::{self, Keep, Moments, Progress};
+use crate::commands::cli::VERSION;
+use crate::commands::eval::Evaluator;
+use crate::commands::output::Output;
+use crate::commands::plan;
+use crate::config::{Init, Resume, Run, Source};
+use crate::data::{Data, Loader, Order, Reading, Share};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::launch::{self, Launch, slurm};
+use crate::metrics::{self, Console, EvalSet, MetricsFile, Start};
+use crate::model::{Decoder, Shape};
+use crate::optim::{self, AdamW, Hyper};
+use crate::parallel::{self, Stage};
+use crate::tensor::Plan;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What the loop works with.
+pub struct Session {
+    pub dev: Device,
+    pub model: Decoder,
+    pub optim: AdamW,
+    pub schedule: optim::Schedule,
+    pub stage: Stage,
+    pub data: Arc<Data>,
+    pub share: Share,
+    pub evals: Vec<Evaluator>,
+    /// Steps that a checkpoint had completed, and those of the whole run.
+    pub from: u64,
+    pub steps: u64,
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// The corpora of a run, opened and looked at.
+struct Opened {
+    data: Arc<Data>,
+    evals: Vec<Evaluator>,
+    first: Vec<EvalSet>,
+    tokenizer: Option<PathBuf>,
+}
+
+impl Session {
+    /// Errors: `Input` for whatever the user gave that cannot be used, the same on every rank.
+    pub fn open(run: &mut Run, launch: &Launch) -> Result<(Session, Output)> {
+        launch.agree(run.validate_for(launch.size()))?;
+        launch.same_everywhere("the program's version", VERSION)?;
+        launch.same_everywhere("the configuration", &run.to_toml())?;
+        let run = &*run;
+        launch.agree(if launch.leads() { checkpoint::check_writable(&run.train.out) } else { Ok(()) })?;
+
+        launch::phase("reading the corpus");
+        let clock = Instant::now();
+        let share = Share {
+            rank: launch.rank(),
+            ranks: launch.size(),
+            micro_batch: run.batch.micro_batch,
+            global_batch: run.global_batch(),
+        };
+        let resumed = resume_from(run, launch)?;
+        let from = resumed.as_ref().map_or(0, |(_, p)| p.step);
+        let samples = resumed.as_ref().map_or(0, |(_, p)| p.samples);
+        let Opened { data, evals, first, tokenizer } = launch.agree(open_corpora(run, launch, share, samples))?;
+        launch.same_everywhere("the corpus", &format!("{:016x}", data.fingerprint()))?;
+        if run.data.check {
+            launch.agree(data.scan(launch.rank(), launch.size()))?;
+        }
+        let steps = launch.agree(run.steps(data.windows().unwrap_or(u64::MAX / 2)))?;
+        let corpus_seconds = clock.elapsed().as_secs_f64();
+
+        launch::phase("laying out the model");
+        let clock = Instant::now();
+        let stage = if run.system.zero == 0 { Stage::Replicate } else { Stage::Optimizer };
+        let mut plan = Plan::default();
+        let shape = Shape { micro_batch: run.batch.micro_batch, seq: run.batch.seq_len };
+        let model = Decoder::plan(&mut plan, &run.model.config, shape, run.system.recompute, launch.size());
+        let owned = parallel::owned(model.groups(), stage, launch.rank(), launch.size());
+        let o = &run.optim;
+        let hyper = Hyper {
+            beta1: o.beta1,
+            beta2: o.beta2,
+            eps: o.eps,
+            weight_decay: o.weight_decay,
+            decay_embeddings: o.decay_embeddings,
+        };
+        let optim = AdamW::plan(&mut plan, owned, hyper);
+        let rows = plan::memory_rows(&plan, model.parameters(), launch.size(), launch.threads);
+        let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
+        introduce(run, launch, &console, &data, &model, &rows, from, steps);
+
+        let dev = launch.agree(Device::cpu(&plan, launch.threads, run.system.precision))?;
+        let filled = dev.install(|| {
+            model.prepare(&dev);
+            match (&resumed, &run.model.init) {
+                (Some((dir, _)), _) => {
+                    checkpoint::load_weights(dir, &dev, model.parameters())?;
+                    checkpoint::load_optimizer(dir, &dev, model.parameters(), &moments(&optim))
+                }
+                (None, Init::Pretrained(dir)) => checkpoint::load_weights(dir, &dev, model.parameters()),
+                (None, Init::Random) => {
+                    model.init(&dev, run.train.seed);
+                    Ok(())
+                }
+            }
+        });
+        launch.agree(filled)?;
+        let model_seconds = clock.elapsed().as_secs_f64();
+
+        let start = start_record(run, launch, &model, corpus_seconds, model_seconds);
+        let continues = resumed.is_some().then_some(from);
+        let metrics = launch.agree(launch.leads().then(|| open_metrics(run, launch, &start, &first, continues)).transpose())?;
+        let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
+        let session = Session { dev, model, optim, schedule, stage, data, share, evals, from, steps, tokenizer };
+        Ok((session, Output { console, metrics, memory: metrics::memory::Sampler::start(), rows }))
+    }
+
+    /// The rows of a step on this rank, read ahead from where the run stands.
+    pub fn loader(&self) -> Result<Loader> {
+        Loader::start(self.data.clone(), self.share, self.from * self.share.global_batch as u64)
+    }
+
+    /// Writes the checkpoint of `step`, by all ranks together.
+    pub fn save(&self, run: &Run, launch: &Launch, step: u64) -> Result<PathBuf> {
+        let samples = step * self.share.global_batch as u64;
+        let progress = Progress {
+            format: checkpoint::FORMAT,
+            program: VERSION.into(),
+            step,
+            samples,
+            tokens: samples * self.data.seq() as u64,
+            seed: run.train.seed,
+            ranks: launch.size(),
+            corpus: format!("{:016x}", self.data.fingerprint()),
+            config: run.to_toml(),
+        };
+        let save = checkpoint::Save {
+            out: &run.train.out,
+            dev: &self.dev,
+            parameters: self.model.parameters(),
+            groups: self.model.groups(),
+            moments: &moments(&self.optim),
+            config: &run.model.config.to_hf(),
+            generation: &run.model.config.generation_config(),
+            tokenizer: self.tokenizer.as_deref(),
+            progress: &progress,
+            keep: Keep { newest: run.checkpoint.keep, every: run.checkpoint.keep_every },
+            rank: launch.rank(),
+            ranks: launch.size(),
+            shard_limit: checkpoint::SHARD_LIMIT,
+        };
+        checkpoint::save(&save, &|result| launch.agree(result))
+    }
+}
+
+/// Adam's moments as a checkpoint wants them.
+fn moments(optim: &AdamW) -> Vec<Moments> {
+    optim.parts().iter().map(|p| Moments { owned: p.owned.weights.clone(), m: p.m, v: p.v }).collect()
+}
+
+/// The checkpoint to go on from: rank 0 looks, all use what it found.
+fn resume_from(run: &Run, launch: &Launch) -> Result<Option<(PathBuf, Progress)>> {
+    let found = || -> Result<Option<PathBuf>> {
+        match &run.checkpoint.resume {
+            Resume::Never => Ok(None),
+            Resume::Auto => checkpoint::newest(&run.train.out),
+            Resume::From(dir) => checkpoint::check_complete(dir).map(|()| Some(dir.clone())),
+        }
+    };
+    let dir = launch.agree(if launch.leads() { found() } else { Ok(None) })?;
+    let name = dir.map_or(String::new(), |d| d.display().to_string());
+    let all = launch.comm().gather(name.as_bytes());
+    let dir = String::from_utf8_lossy(&all[0]).into_owned();
+    if dir.is_empty() {
+        return Ok(None);
+    }
+    let dir = PathBuf::from(dir);
+    let read = || -> Result<Progress> {
+        checkpoint::same_model(&dir, &run.model.config.to_hf())?;
+        let progress = checkpoint::read_progress(&dir)?;
+        if !progress.samples.is_multiple_of(run.global_batch() as u64) || progress.seed != run.train.seed {
+            let at = dir.display();
+            if progress.seed != run.train.seed {
+                crate::bad_input!("train.seed: expected {}, that of {at}, found {}", progress.seed, run.train.seed);
+            }
+            let (samples, batch) = (progress.samples, run.global_batch());
+            crate::bad_input!("batch.global_batch: expected a divisor of the {samples} samples consumed by {at}, found {batch}");
+        }
+        Ok(progress)
+    };
+    let progress = launch.agree(read())?;
+    Ok(Some((dir, progress)))
+}
+
+/// Opens all corpora and reads the first batch, so that what is wrong with them is known before any work is spent.
+fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Result<Opened> {
+    let config = &run.model.config;
+    config.validate(run.batch.seq_len)?;
+    let reading = Reading {
+        seq: run.batch.seq_len,
+        vocab: config.vocab,
+        width: None,
+        eos: config.eos.first().copied(),
+        reset_attention: run.data.reset_attention,
+    };
+    let order = Order::Shuffled { seed: run.train.seed };
+    let data = match &run.data.source {
+        Source::Synthetic => Data::synthetic(run.train.seed, &reading),
+        Source::Corpora(corpora) => Data::open(corpora, order, &reading)?,
+    };
+    data.batch(samples, 0, &share)?;
+    let corpus = match &run.data.source {
+        Source::Corpora(corpora) => Some(crate::data::Spec::parse(&corpora[0])?.path),
+        Source::Synthetic => None,
+    };
+    let tokenizer = run.data.tokenizer.clone().or_else(|| corpus.and_then(|c| crate::data::tokenizer_of(&c)));
+    let reading = Reading { reset_attention: false, ..reading };
+    let eval_share = Share { global_batch: share.ranks * share.micro_batch, ..share };
+    let open = |path: &PathBuf| Evaluator::open(path, &reading, tokenizer.as_deref(), eval_share, run.eval.batches);
+    let evals = run.data.val.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let set = |e: &Evaluator| Ok(EvalSet { name: e.name.clone(), bytes_per_token: e.bytes_per_token()? });
+    let first = if launch.leads() { evals.iter().map(set).collect::<Result<Vec<_>>>()? } else { vec![] };
+    Ok(Opened { data: Arc::new(data), evals, first, tokenizer })
+}
+
+/// What is said before the first step.
+fn introduce(
+    run: &Run,
+    launch: &Launch,
+    console: &Console,
+    data: &Data,
+    model: &Decoder,
+    rows: &[(&'static str, u64)],
+    from: u64,
+    steps: u64,
+) {
+    if !launch.leads() {
+        return;
+    }
+    console.say(&format!("llm-train {VERSION}\n\n# configuration\n{}", run.describe()));
+    run.model.notes.iter().for_each(|note| console.say(&format!("note: {note}")));
+    console.say(&launch.table());
+    launch.warnings().iter().for_each(|warning| log::warn!("{warning}"));
+    data.describe().iter().for_each(|line| console.say(&format!("corpus {line}")));
+    console.say(&format!("\n{}\n{}", plan::parameter_table(model), metrics::memory::table(rows, None)));
+    let going_on = if from > 0 { format!(", going on after step {from}") } else { String::new() };
+    console.say(&format!("{steps} steps of {} tokens{going_on}", run.tokens_per_step()));
+}
+
+fn start_record(run: &Run, launch: &Launch, model: &Decoder, corpus: f64, filled: f64) -> Start {
+    let flops = run.model.config.flops_per_token(run.batch.seq_len);
+    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    Start {
+        configuration: run.to_toml(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        revision: env!("LLM_TRAIN_REVISION").into(),
+        command_line: std::env::args().collect::<Vec<_>>().join(" "),
+        hosts: launch.hosts().join(","),
+        mpi: launch.library.clone(),
+        slurm_job: slurm::job().unwrap_or_default(),
+        parameters: model.parameters().iter().map(|p| p.shape.iter().product::<usize>() as u64).sum(),
+        flops_per_token_full: flops.full,
+        flops_per_token_causal: flops.causal,
+        peak_tflops: run.system.peak_tflops,
+        launch: slurm::start_time().map(|job| (began - launch.elapsed() - job as f64).max(0.0)),
+        mpi_init: launch.init_seconds,
+        corpus,
+        model: filled,
+        ..Start::default()
+    }
+}
+
+fn open_metrics(run: &Run, launch: &Launch, start: &Start, evals: &[EvalSet], resumed: Option<u64>) -> Result<MetricsFile> {
+    let out: &Path = &run.train.out;
+    std::fs::create_dir_all(out).map_err(|e| Error::Failed(format!("{}: cannot be made: {e}", out.display())))?;
+    let rank = |(rank, p): (usize, &launch::Place)| metrics::Rank {
+        rank: rank as u64,
+        host: p.host.clone(),
+        device: "cpu".into(),
+        cores: launch::cores::list(&p.cores),
+        threads: p.threads as u64,
+        pid: p.pid,
+    };
+    let ranks: Vec<metrics::Rank> = launch.ranks.iter().enumerate().map(rank).collect();
+    MetricsFile::open(&out.join("metrics.h5"), start, &ranks, evals, resumed)
+}

@@ -1,0 +1,168 @@
+//! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
+use crate::commands::output::Output;
+use crate::commands::session::Session;
+use crate::config::Run;
+use crate::data::{Batch, Loader};
+use crate::error::Result;
+use crate::failed;
+use crate::launch::{self, Launch, signals, slurm};
+use crate::metrics::StepRecord;
+use crate::model::Input;
+use crate::optim::clip_factor;
+use crate::parallel::{Clock, Parallel, Settled};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How a run that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum End {
+    Done,
+    /// Stopped early, with a complete checkpoint: exit code 75.
+    AskAgain,
+}
+
+pub fn run(run: &mut Run, launch: &Launch) -> Result<End> {
+    launch.agree(signals::listen(launch.leads()))?;
+    let (session, mut output) = Session::open(run, launch)?;
+    // The loop is itself a task of the device's threads, so that each op finds them at hand.
+    let (end, checkpoint) = session.dev.install(|| steps(run, launch, &session, &mut output))?;
+    launch::phase("the end");
+    launch.agree(output.end(run, launch, checkpoint.as_deref()))?;
+    Ok(end)
+}
+
+fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result<(End, Option<PathBuf>)> {
+    let mut loader = launch.agree(s.loader())?;
+    let mut parallel = Parallel::new(&s.dev, launch.comm(), s.model.groups(), s.stage);
+    let micro_steps = s.share.micro_steps();
+    let targets = s.share.targets(s.data.seq()) as f64;
+    let (mut saved, mut save_time) = (None, Duration::ZERO);
+    if s.from >= s.steps {
+        output.console.say(&format!("nothing left to do: step {} of {} is done", s.from, s.steps));
+    }
+
+    for step in s.from..s.steps {
+        launch::at_step(step + 1);
+        let (began, mut loss, mut waited) = (Instant::now(), 0.0, Duration::ZERO);
+        for micro in 0..micro_steps {
+            let batch = next(&mut loader, &mut waited);
+            let mut on = parallel.listen(micro == 0, micro + 1 == micro_steps);
+            loss += s.model.forward_backward(&s.dev, &input(batch), (1.0 / targets) as f32, &mut on);
+        }
+        let settled = parallel.settle(loss, must_stop(run, launch, began.elapsed() + save_time));
+        refuse_what_is_not_finite(&settled, launch, step + 1)?;
+        let updating = Instant::now();
+        s.optim.step(&s.dev, s.schedule.lr(step), step + 1, clip_factor(settled.norm, run.optim.clip));
+        let updated = updating.elapsed();
+        parallel.publish();
+
+        let clock = parallel.take_clock();
+        let row = record(s, output, step, &settled, began.elapsed(), waited, updated, &clock);
+        launch::check(output.step(&row));
+        if step == s.from {
+            launch::check(output.first_step(launch.elapsed()));
+        }
+        let (last, stop) = (step + 1 == s.steps, settled.word > 0.0);
+        let due = |every: Option<u64>| every.is_some_and(|n| (step + 1).is_multiple_of(n));
+        if due(run.eval.every) || last {
+            parallel.finish();
+            evaluate(launch, s, output, step + 1)?;
+        }
+        if due(run.checkpoint.every) || (last && run.checkpoint.at_end) || stop {
+            let saving = Instant::now();
+            parallel.finish();
+            let dir = s.save(run, launch, step + 1)?;
+            save_time = saving.elapsed();
+            launch::check(output.event(step + 1, &format!("checkpoint {} in {:.2} s", dir.display(), save_time.as_secs_f64())));
+            saved = Some(dir);
+        }
+        if stop && !last {
+            launch::check(output.event(step + 1, "stopped early, as asked: run the same command again to go on"));
+            return Ok((End::AskAgain, saved));
+        }
+    }
+    parallel.finish();
+    Ok((End::Done, saved))
+}
+
+/// The next rows. A rank that cannot read its data ends the job: the others are already on their way.
+fn next<'a>(loader: &'a mut Loader, waited: &mut Duration) -> &'a Batch {
+    let (batch, wait) = launch::check(loader.next());
+    *waited += wait;
+    batch
+}
+
+fn input(batch: &Batch) -> Input<'_> {
+    Input {
+        tokens: &batch.tokens,
+        targets: &batch.targets,
+        starts: batch.starts.as_deref(),
+        positions: batch.positions.as_deref(),
+    }
+}
+
+/// 1 when this rank was asked to stop, or when another step and a checkpoint would not fit the time that is left.
+fn must_stop(run: &Run, launch: &Launch, needed: Duration) -> f64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    let by_limit = run.train.max_time.map(|limit| limit as f64 - launch.elapsed());
+    let by_slurm = slurm::end_time().map(|end| end as f64 - now);
+    let left = [by_limit, by_slurm].into_iter().flatten().fold(f64::INFINITY, f64::min);
+    f64::from(signals::asked() || left < MARGIN * needed.as_secs_f64())
+}
+
+/// Steps and checkpoints vary; twice the last ones' time is kept in hand.
+const MARGIN: f64 = 2.0;
+
+fn refuse_what_is_not_finite(settled: &Settled, launch: &Launch, step: u64) -> Result<()> {
+    if let Some(rank) = settled.not_finite {
+        let host = &launch.ranks[rank].host;
+        failed!(
+            "step {step}: the loss or the gradient of rank {rank} on {host} is not finite (loss {}, gradient norm {}): stopped; \
+             the last checkpoint is whole",
+            settled.loss,
+            settled.norm
+        );
+    }
+    Ok(())
+}
+
+fn record(
+    s: &Session,
+    output: &Output,
+    step: u64,
+    settled: &Settled,
+    took: Duration,
+    waited: Duration,
+    updated: Duration,
+    clock: &Clock,
+) -> StepRecord {
+    let (seq, batch) = (s.data.seq(), s.share.global_batch as u64);
+    let step_tokens = batch * seq as u64;
+    let row = StepRecord {
+        step: step + 1,
+        tokens: (step + 1) * step_tokens,
+        loss: settled.loss / s.share.targets(seq) as f64,
+        lr: s.schedule.lr(step),
+        grad_norm: settled.norm,
+        step_time: took.as_secs_f64(),
+        data_time: waited.as_secs_f64(),
+        forward_time: clock.forward.as_secs_f64(),
+        backward_time: clock.backward.as_secs_f64(),
+        comm_exposed_time: clock.exposed.as_secs_f64(),
+        optimizer_time: updated.as_secs_f64(),
+        memory: output.memory.peak(),
+        ..StepRecord::default()
+    };
+    row.with_rates(step_tokens, s.model.config().flops_per_token(seq).full, s.share.ranks)
+}
+
+/// Every held-out corpus, its windows divided among the ranks, the sums added in rank order.
+fn evaluate(launch: &Launch, s: &Session, output: &mut Output, step: u64) -> Result<()> {
+    for corpus in &s.evals {
+        let mine = launch::check(corpus.run(&s.dev, &s.model, &mut ()));
+        let all = launch.comm().exchange(&[mine.loss, mine.targets, mine.bytes]);
+        let sums = all.iter().fold(crate::commands::eval::Sums::default(), |a, b| a.plus(b));
+        launch::check(output.eval(&corpus.name, step, sums.mean(), sums.bits_per_byte()));
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The cores that this process may really use: the affinity mask that the launcher set.
+
+/// Cores in the affinity mask, ascending.
+pub fn affinity() -> Vec<usize> {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = text.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+    let cores = list.map(|l| parse(l.trim())).unwrap_or_default();
+    if cores.is_empty() { (0..std::thread::available_parallelism().map_or(1, |n| n.get())).collect() } else { cores }
+}
+
+/// How many cores a process alone on its mask may use.
+pub fn usable_cores() -> usize {
+    affinity().len()
+}
+
+/// Cores of the machine that are switched on.
+pub fn online() -> usize {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    parse(text.trim()).len().max(1)
+}
+
+/// `0-3,8` from `[0, 1, 2, 3, 8]`.
+pub fn list(cores: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = vec![];
+    for &core in cores {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == core => *last = core,
+            _ => parts.push((core, core)),
+        }
+    }
+    let part = |(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    parts.iter().map(part).collect::<Vec<_>>().join(",")
+}
+
+/// The other way; what is no number is passed over.
+pub fn parse(list: &str) -> Vec<usize> {
+    let range = |part: &str| {
+        let (a, b) = part.split_once('-').unwrap_or((part, part));
+        let number = |t: &str| t.trim().parse::<usize>().ok();
+        number(a).zip(number(b)).map(|(a, b)| a..=b.min(a + (1 << 16)))
+    };
+    list.split(',').filter_map(range).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_written_and_read() {
+        for cores in [vec![], vec![0], vec![0, 1, 2, 3], vec![1, 3, 4, 5, 9], vec![7, 8]] {
+            assert_eq!(parse(&list(&cores)), cores);
+        }
+        assert_eq!(list(&[0, 1, 2, 8]), "0-2,8");
+        assert_eq!(parse("x,3"), vec![3]);
+    }
+
+    #[test]
+    fn this_process_may_use_some_core() {
+        assert!(usable_cores() >= 1);
+    }
+}

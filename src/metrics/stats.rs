@@ -1,0 +1,77 @@
+//! Mean, median, standard deviation, least and greatest of a few numbers, and which steps count.
+//!
+//! ```text
+//! mean = Σ x / n      stddev = √(Σ (x − mean)² / (n − 1)), 0 for n = 1      median = the middle, or the mean of the middle two
+//! ```
+use serde::Serialize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Stats {
+    pub mean: f64,
+    pub median: f64,
+    pub stddev: f64,
+    pub min: f64,
+    pub max: f64,
+    pub n: usize,
+}
+
+impl Stats {
+    /// `None` of no numbers.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Stats> {
+        let mut x: Vec<f64> = values.into_iter().collect();
+        let n = x.len();
+        if n == 0 {
+            return None;
+        }
+        x.sort_by(f64::total_cmp);
+        let mean = x.iter().sum::<f64>() / n as f64;
+        let squares: f64 = x.iter().map(|v| (v - mean).powi(2)).sum();
+        let stddev = if n == 1 { 0.0 } else { (squares / (n - 1) as f64).sqrt() };
+        let median = (x[(n - 1) / 2] + x[n / 2]) / 2.0;
+        Some(Stats { mean, median, stddev, min: x[0], max: x[n - 1], n })
+    }
+
+    /// All numbers times `factor`, which is positive.
+    pub fn times(self, factor: f64) -> Stats {
+        Stats {
+            mean: self.mean * factor,
+            median: self.median * factor,
+            stddev: self.stddev * factor,
+            min: self.min * factor,
+            max: self.max * factor,
+            n: self.n,
+        }
+    }
+}
+
+/// How many of the first steps of a start are left out of its figures of merit: a tenth of them, at least one and at
+/// most ten (caches, page faults, the clock's governor), but never all.
+pub fn warm_up(steps: usize) -> usize {
+    (steps / 10).clamp(1, 10).min(steps.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_numbers() {
+        let s = Stats::of([4.0, 1.0, 3.0, 2.0]).unwrap();
+        assert_eq!((s.mean, s.median, s.min, s.max, s.n), (2.5, 2.5, 1.0, 4.0, 4));
+        assert!((s.stddev - (5.0f64 / 3.0).sqrt()).abs() < 1e-15);
+        assert_eq!(Stats::of([7.0, 1.0, 2.0]).unwrap().median, 2.0);
+    }
+
+    #[test]
+    fn none_and_one() {
+        assert_eq!(Stats::of([]), None);
+        assert_eq!(Stats::of([3.0]), Some(Stats { mean: 3.0, median: 3.0, stddev: 0.0, min: 3.0, max: 3.0, n: 1 }));
+    }
+
+    #[test]
+    fn warm_up_leaves_something() {
+        for (steps, warm) in [(0, 0), (1, 0), (2, 1), (19, 1), (20, 2), (99, 9), (100, 10), (100_000, 10)] {
+            assert_eq!(warm_up(steps), warm, "{steps} steps");
+        }
+    }
+}
