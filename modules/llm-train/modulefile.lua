@@ -22,8 +22,8 @@ whatis("Category: application, machine learning")
 whatis("Keywords: language models, training, MPI")
 whatis("Description: MPI-native trainer of decoder-only language models")
 
--- One version at a time, of this program and of whatever else a site puts into the family.
-family("llm-train")
+-- One version at a time. (A family becomes part of a variable's name: no dash in it.)
+family("llm_train")
 conflict("llm-train")
 --@DEPENDS@
 
