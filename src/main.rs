@@ -10,9 +10,10 @@ fn main() {
     let asked = commands::cli::parse(std::env::args_os());
     match asked {
         Ok(Asked::Text(text)) => {
-            print!("{text}");
+            commands::tell(text);
         }
         Ok(Asked::Train(mut run)) => {
+            launch::patience(run.system.patience);
             let launch = Launch::start(run.system.threads, began);
             let end = commands::train::run(&mut run, &launch);
             match end {
@@ -27,7 +28,7 @@ fn main() {
             let made = commands::tokenize::run(&args, launch.rank(), launch.size(), &mut |r| launch.agree(r));
             match launch.agree(made) {
                 Ok(summary) => {
-                    summary.iter().for_each(|s| println!("{s}"));
+                    summary.iter().for_each(commands::say);
                     launch.leave(0)
                 }
                 Err(e) => refuse(&e, launch),

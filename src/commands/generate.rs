@@ -7,13 +7,12 @@
 use crate::bad_input;
 use crate::checkpoint;
 use crate::commands::cli::GenerateArgs;
-use crate::commands::write_json;
+use crate::commands::{check_json, tell, write_json};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::model::{Config, Generator, Sampling, sample};
 use crate::tensor::Plan;
 use serde_json::json;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tokenizers::Tokenizer;
@@ -28,6 +27,7 @@ pub struct Written {
 }
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    check_json(args.json.as_ref())?;
     let tokenizer_path = args.tokenizer.clone().unwrap_or_else(|| args.model.join("tokenizer.json"));
     let how = Sampling {
         temperature: args.temperature,
@@ -36,12 +36,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         seed: args.seed,
     };
     let threads = args.threads.map_or_else(crate::launch::usable_cores, usize::from);
-    print!("{}", args.prompt);
-    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, |piece| {
-        print!("{piece}");
-        let _ = std::io::stdout().flush(); // a reader that has gone away does not stop us
-    })?;
-    println!();
+    tell(&args.prompt);
+    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, |piece| tell(piece))?;
+    tell("\n");
     let rate = written.tokens as f64 / written.seconds.max(1e-9);
     log::info!("{} tokens at {rate:.1} tokens/s", written.tokens);
     if let Some(file) = &args.json {

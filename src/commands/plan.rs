@@ -4,7 +4,7 @@
 use crate::checkpoint;
 use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
-use crate::commands::write_json;
+use crate::commands::{say, write_json};
 use crate::config::Run;
 use crate::error::Result;
 use crate::metrics::{memory, units};
@@ -76,13 +76,13 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     let (tokens, parameters) = (run.tokens_per_step(), config.parameter_count());
     let checkpoint = checkpoint::bytes(model.parameters());
     let micro_steps = run.global_batch().div_ceil(ranks * run.batch.micro_batch);
-    println!("{}\n{}", parameter_table(&model), memory::table(&rows, None));
-    println!("ranks                          {ranks}");
-    println!("tokens per step                {}", units::thousands(tokens));
-    println!("micro-batches per step         {micro_steps}");
-    println!("TFLOP per step, attention full {:.6}", flops.full * tokens as f64 / 1e12);
-    println!("TFLOP per step, causal         {:.6}", flops.causal * tokens as f64 / 1e12);
-    println!("checkpoint                     {} ({})", units::thousands(checkpoint), units::bytes(checkpoint));
+    say(format_args!("{}\n{}", parameter_table(&model), memory::table(&rows, None)));
+    say(format_args!("ranks                          {ranks}"));
+    say(format_args!("tokens per step                {}", units::thousands(tokens)));
+    say(format_args!("micro-batches per step         {micro_steps}"));
+    say(format_args!("TFLOP per step, attention full {:.6}", flops.full * tokens as f64 / 1e12));
+    say(format_args!("TFLOP per step, causal         {:.6}", flops.causal * tokens as f64 / 1e12));
+    say(format_args!("checkpoint                     {} ({})", units::thousands(checkpoint), units::bytes(checkpoint)));
     if let Some(file) = &run.log.json {
         let memory: serde_json::Map<_, _> = rows.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();

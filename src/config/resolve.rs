@@ -55,6 +55,7 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
             threads: s.count("system.threads").map(|n| n as usize),
             zero: s.count("system.zero").expect("it has a default") as u8,
             recompute: if s.text("system.recompute") == Some("block") { Recompute::Block } else { Recompute::None },
+            patience: s.count("system.patience").expect("it has a default"),
             peak_tflops: s.number("system.peak_tflops"),
         },
         eval: Eval { every: unless_zero(s, "eval.every"), batches: unless_zero(s, "eval.batches") },

@@ -109,12 +109,14 @@ impl<'a> Parallel<'a> {
         let began = Instant::now();
         let all = self.comm.exchange(&[loss, squares, word]);
         self.clock.exposed += began.elapsed();
+        let bad = |k: usize| all.iter().position(|word| !word[k].is_finite());
         let sum = |k: usize| all.iter().map(|word| word[k]).sum::<f64>();
         Settled {
             loss: sum(0),
             norm: sum(1).sqrt(),
             word: all.iter().map(|word| word[2]).fold(f64::MIN, f64::max),
-            not_finite: all.iter().position(|word| !word[0].is_finite() || !word[1].is_finite()),
+            // A gradient that is not finite has been added to every rank's by now; the loss is still each rank's own.
+            not_finite: bad(0).or(bad(1)),
         }
     }
 
