@@ -77,7 +77,7 @@ pub struct Settled {
     pub norm: f64,
     /// The largest word that any rank gave.
     pub word: f64,
-    /// The first rank whose own loss or gradient is not finite.
+    /// The first rank whose own loss is not finite, or else whose block of the gradient is not.
     pub not_finite: Option<usize>,
 }
 
@@ -114,7 +114,8 @@ impl<'a> Parallel<'a> {
             loss: sum(0),
             norm: sum(1).sqrt(),
             word: all.iter().map(|word| word[2]).fold(f64::MIN, f64::max),
-            not_finite: all.iter().position(|word| !word[0].is_finite() || !word[1].is_finite()),
+            // A loss says whose batch it was; a gradient's block, summed over all, only who owns it.
+            not_finite: [0, 1].iter().find_map(|k| all.iter().position(|word| !word[*k].is_finite())),
         }
     }
 
@@ -138,12 +139,23 @@ impl<'a> Parallel<'a> {
         std::mem::take(&mut self.clock)
     }
 
+    /// Waits for all that is in flight: the arena may be gone next.
+    fn land(&mut self) {
+        self.reducing.iter_mut().chain(&mut self.gathering).filter_map(Option::take).for_each(Ticket::wait);
+    }
+
     fn arrive(&mut self, group: usize) {
         if let Some(ticket) = self.gathering[group].take() {
             let began = Instant::now();
             ticket.wait();
             self.clock.exposed += began.elapsed();
         }
+    }
+}
+
+impl Drop for Parallel<'_> {
+    fn drop(&mut self) {
+        self.land();
     }
 }
 
