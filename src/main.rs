@@ -21,10 +21,15 @@ fn main() {
                 Err(e) => refuse(&e, launch),
             }
         }
-        Ok(Asked::Tokenize(args)) => {
-            let launch = Launch::start(None, began);
-            match launch.agree(commands::tokenize::run(&args, launch.rank(), launch.size(), launch.threads, &|r| launch.agree(r))) {
-                Ok(()) => launch.leave(0),
+        Ok(Asked::Tokenize(mut args)) => {
+            let launch = Launch::start(args.threads, began);
+            args.threads = Some(launch.threads);
+            let made = commands::tokenize::run(&args, launch.rank(), launch.size(), &mut |r| launch.agree(r));
+            match launch.agree(made) {
+                Ok(summary) => {
+                    summary.iter().for_each(|s| println!("{s}"));
+                    launch.leave(0)
+                }
                 Err(e) => refuse(&e, launch),
             }
         }

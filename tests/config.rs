@@ -1,7 +1,9 @@
 //! The configuration from outside: strength of sources, one way to say everything in three places, the printed text fed
 //! back, and refusals.
 use llm_train::commands::cli::{Asked, command, parse};
-use llm_train::config::{Curve, Default, Init, KEYS, Kind, Length, Purpose, Resume, Run, Settings, Source, nearest, resolve};
+use llm_train::config::{
+    Corpus, Curve, Default, Init, KEYS, Kind, Length, Purpose, Resume, Run, Settings, Source, nearest, resolve,
+};
 use llm_train::device::Precision;
 use llm_train::error::Error;
 use proptest::prelude::*;
@@ -27,6 +29,10 @@ fn refusal(more: &[&str]) -> String {
     let sentence = run_with(more).expect_err("must be refused");
     assert!(!sentence.contains('\n'), "one sentence: {sentence}");
     sentence
+}
+
+fn corpora(named: &[(&str, Option<f64>)]) -> Source {
+    Source::Corpora(named.iter().map(|(path, weight)| Corpus { path: path.into(), weight: *weight }).collect())
 }
 
 /// A file that is gone at the end of the test.
@@ -251,6 +257,9 @@ fn what_makes_no_sense_together_is_refused() {
         (&["--steps", "5", "--epochs", "1"], "one length"),
         (&["--epochs", "1"], "no epochs"),
         (&["--data", "a"], "found both"),
+        (&["--no-synthetic-data", "--data", "a:-1"], "a weight above 0 for a, found -1"),
+        (&["--no-synthetic-data", "--data", "a:nan"], "a weight above 0 for a, found NaN"),
+        (&["--no-synthetic-data", "--data", "a:1", "b"], "for every corpus or for none, found none for b"),
         (&["--device", "cuda"], "this build trains on the CPU device only"),
         (&["--init", "pretrained"], "has no weights"),
         (&["--model", "nanoo"], "did you mean nano?"),
@@ -268,14 +277,14 @@ fn what_makes_no_sense_together_is_refused() {
 
 #[test]
 fn a_stronger_word_on_length_or_data_replaces_the_weaker() {
-    let (_dir, toml) = file("[model]\nname = \"nano\"\n[data]\ntrain = [\"a\", \"b:1\"]\n[train]\nsteps = 7\n");
+    let (_dir, toml) = file("[model]\nname = \"nano\"\n[data]\ntrain = [\"a:2\", \"b:1\"]\n[train]\nsteps = 7\n");
     assert_eq!(run(&["--config", &toml]).unwrap().train.length, Length::Steps(7));
     let r = run(&["--config", &toml, "--tokens", "1M"]).unwrap();
-    assert_eq!((r.train.length, r.data.source), (Length::Tokens(1_000_000), Source::Corpora(vec!["a".into(), "b:1".into()])));
+    assert_eq!((r.train.length, r.data.source), (Length::Tokens(1_000_000), corpora(&[("a", Some(2.0)), ("b", Some(1.0))])));
     assert_eq!(run(&["--config", &toml, "--synthetic-data"]).unwrap().data.source, Source::Synthetic);
     assert_eq!(
-        run(&["--config", &toml, "--data", "c", "--data", "d", "e"]).unwrap().data.source,
-        Source::Corpora(vec!["c".into(), "d".into(), "e".into()])
+        run(&["--config", &toml, "--data", "c", "--data", "d", "e:f"]).unwrap().data.source,
+        corpora(&[("c", None), ("d", None), ("e:f", None)])
     );
 }
 

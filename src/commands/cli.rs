@@ -3,7 +3,7 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
-use crate::commands::report::ReportArgs;
+use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -15,6 +15,7 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub enum Asked {
     Train(Box<Run>),
+    Tokenize(Box<TokenizeArgs>),
     Plan(Box<Run>, PlanArgs),
     Generate(GenerateArgs),
     Eval(EvalArgs),
@@ -127,6 +128,7 @@ pub fn command() -> Command {
     let options = |c: Command| config::add(c).after_help(presets.clone());
     let side = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let commands = [
+        TokenizeArgs::augment_args(side("tokenize", "Make a corpus of tokens out of text")),
         options(PlanArgs::augment_args(side("plan", "Memory per rank, FLOPs and sizes of a run, without MPI or data"))),
         GenerateArgs::augment_args(side("generate", "Go on from a text")),
         EvalArgs::augment_args(side("eval", "Loss, perplexity and bits per byte on corpora")),
@@ -154,6 +156,7 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
     let typed = |e: clap::Error| Error::Input(sentence(&e));
     Ok(match matches.subcommand() {
         None => Asked::Train(Box::new(config::resolve(config::read(&matches)?, Purpose::Train)?)),
+        Some(("tokenize", m)) => Asked::Tokenize(Box::new(TokenizeArgs::from_arg_matches(m).map_err(typed)?)),
         Some(("plan", m)) => {
             let run = config::resolve(config::read(m)?, Purpose::Plan)?;
             Asked::Plan(Box::new(run), PlanArgs::from_arg_matches(m).map_err(typed)?)

@@ -114,7 +114,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let seq = args.seq_len.map_or(config.context, |n| n as usize);
     config.validate(seq)?;
     let micro_batch = args.micro_batch as usize;
-    let reading = Reading { seq, vocab: config.vocab, width: None, eos: config.eos, reset_attention: false };
+    let reading = Reading { seq, vocab: config.vocab, width: None, eos: config.eos.first().copied(), reset_attention: false };
     let share = Share { rank: 0, ranks: 1, micro_batch, global_batch: micro_batch };
     let batches = (args.eval_batches > 0).then_some(args.eval_batches);
     let beside = args.model.join("tokenizer.json");

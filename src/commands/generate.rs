@@ -70,7 +70,7 @@ pub fn write(
     let mut tokens = encoded.get_ids().to_vec();
     if tokens.is_empty() {
         // An empty prompt: the text begins where a document does.
-        tokens.extend(config.eos);
+        tokens.extend(config.eos.first());
     }
     if let Some(token) = tokens.iter().find(|t| **t as usize >= config.vocab) {
         bad_input!("--prompt: the tokenizer gives token {token}, the model knows those below {}", config.vocab);
@@ -84,14 +84,15 @@ pub fn write(
     checkpoint::load_weights(dir, &dev, generator.decoder().parameters())?;
     generator.decoder().prepare(&dev);
 
+    let (dev, tokenizer) = (&dev, &tokenizer);
     dev.install(move || {
-        let mut logits = generator.feed(&dev, &tokens)?;
+        let mut logits = generator.feed(dev, &tokens)?;
         let started = Instant::now();
         let mut shown = 0;
         let text_of = |tokens: &[u32]| tokenizer.decode(&tokens[prompt_len..], true).unwrap_or_default();
         while tokens.len() - prompt_len < max_tokens {
             let next = sample(&logits, how, (tokens.len() - prompt_len) as u64);
-            if Some(next) == config.eos {
+            if config.eos.contains(&next) {
                 break;
             }
             tokens.push(next);
@@ -104,7 +105,7 @@ pub fn write(
             if generator.room() == 0 {
                 break;
             }
-            logits = generator.feed(&dev, &[next])?;
+            logits = generator.feed(dev, &[next])?;
         }
         let seconds = started.elapsed().as_secs_f64();
         Ok(Written { text: text_of(&tokens), tokens: tokens.len() - prompt_len, seconds })

@@ -206,32 +206,20 @@ fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Resul
         seq: run.batch.seq_len,
         vocab: config.vocab,
         width: None,
-        eos: config.eos,
+        eos: config.eos.first().copied(),
         reset_attention: run.data.reset_attention,
     };
     let order = Order::Shuffled { seed: run.train.seed };
     let data = match &run.data.source {
         Source::Synthetic => Data::synthetic(run.train.seed, &reading),
-        Source::Corpora(corpora) => {
-            let paths: Vec<String> = corpora.iter().map(|c| c.path.display().to_string()).collect();
-            let mut weights: Vec<f64> = corpora.iter().filter_map(|c| c.weight).collect();
-            if weights.len() < paths.len() && paths.len() > 1 {
-                // Without weights every window comes once an epoch, as if the corpora were one.
-                let lengths = Data::open(&paths, order, &reading)?;
-                weights = lengths.corpora().iter().map(|c| ((c.len() - 1) / reading.seq as u64) as f64).collect();
-            }
-            let spec = |(path, weight): (&String, f64)| format!("{path}:{weight}");
-            let weights = weights.into_iter().chain(std::iter::repeat(1.0));
-            let specs: Vec<String> = paths.iter().zip(weights).map(spec).collect();
-            Data::open(&specs, order, &reading)?
-        }
+        Source::Corpora(corpora) => Data::open(corpora, order, &reading)?,
     };
     data.batch(samples, 0, &share)?;
     let corpus = match &run.data.source {
-        Source::Corpora(corpora) => Some(corpora[0].path.as_path()),
+        Source::Corpora(corpora) => Some(crate::data::Spec::parse(&corpora[0])?.path),
         Source::Synthetic => None,
     };
-    let tokenizer = run.data.tokenizer.clone().or_else(|| corpus.and_then(crate::data::tokenizer_of));
+    let tokenizer = run.data.tokenizer.clone().or_else(|| corpus.and_then(|c| crate::data::tokenizer_of(&c)));
     let reading = Reading { reset_attention: false, ..reading };
     let eval_share = Share { global_batch: share.ranks * share.micro_batch, ..share };
     let open = |path: &PathBuf| Evaluator::open(path, &reading, tokenizer.as_deref(), eval_share, run.eval.batches);

@@ -153,6 +153,8 @@ pub const KEYS: &[Key] = &[
         "Optimizer state: 0, whole on every rank; 1, divided among them"),
     key("system", "recompute", "recompute", Choice("none|block"), Is("none"),
         "block: keep only blocks' inputs, compute the rest twice"),
+    key("system", "peak_tflops", "peak-tflops", Number(Positive), Else("not known: no MFU is shown"),
+        "What one device can do at best, in TFLOP/s"),
 
     key("eval", "every", "eval-every", ANY, Is("0"), "Steps between evaluations; 0: at the end only"),
     key("eval", "batches", "eval-batches", ANY, Is("50"), "Batches per evaluation; 0: the whole corpus"),

@@ -2,7 +2,7 @@
 //!
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
 use super::architecture;
-use super::run::{Batch, Checkpoint, Curve, Data, Eval, Length, Log, Model, Optim, Resume, Run, Source, System, Train};
+use super::run::{Batch, Checkpoint, Corpus, Curve, Data, Eval, Length, Log, Model, Optim, Resume, Run, Source, System, Train};
 use super::settings::Settings;
 use super::value::Value;
 use crate::bad_input;
@@ -55,6 +55,7 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
             threads: s.count("system.threads").map(|n| n as usize),
             zero: s.count("system.zero").expect("it has a default") as u8,
             recompute: if s.text("system.recompute") == Some("block") { Recompute::Block } else { Recompute::None },
+            peak_tflops: s.number("system.peak_tflops"),
         },
         eval: Eval { every: unless_zero(s, "eval.every"), batches: unless_zero(s, "eval.batches") },
         checkpoint: Checkpoint {
@@ -106,7 +107,32 @@ fn source(s: &mut Settings, purpose: Purpose) -> Result<Source> {
     if !s.has("data.train") {
         return Ok(Source::Synthetic);
     }
-    Ok(Source::Corpora(s.list("data.train").to_vec()))
+    let corpora: Vec<Corpus> = s.list("data.train").iter().map(|spec| corpus(s, spec)).collect::<Result<_>>()?;
+    if let Some(bare) = corpora.iter().find(|c| c.weight.is_none())
+        && corpora.iter().any(|c| c.weight.is_some())
+    {
+        bad_input!(
+            "{}: expected a weight for every corpus or for none, found none for {}",
+            s.named("data.train"),
+            bare.path.display()
+        )
+    }
+    Ok(Source::Corpora(corpora))
+}
+
+/// `path` or `path:weight`. What follows the last colon is a weight if it reads as a number, else part of the path.
+fn corpus(s: &Settings, spec: &str) -> Result<Corpus> {
+    let (path, weight) = match spec.rsplit_once(':').map(|(path, weight)| (path, weight.parse::<f64>())) {
+        Some((path, Ok(weight))) => (path, Some(weight)),
+        _ => (spec, None),
+    };
+    if path.is_empty() {
+        bad_input!("{}: expected FILE[:WEIGHT], found \"{spec}\"", s.named("data.train"))
+    }
+    if let Some(weight) = weight.filter(|w| !w.is_finite() || *w <= 0.0) {
+        bad_input!("{}: expected a weight above 0 for {path}, found {weight}", s.named("data.train"))
+    }
+    Ok(Corpus { path: path.into(), weight })
 }
 
 fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {

@@ -7,6 +7,7 @@ use crate::bad_input;
 use crate::device::Precision;
 use crate::error::Result;
 use crate::model::{Config, Recompute};
+pub use crate::optim::Curve;
 use std::path::PathBuf;
 
 /// The whole configuration of a training run.
@@ -59,8 +60,18 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     Synthetic,
-    /// `path` or `path:weight` each, at least one; [`crate::data`] reads them.
-    Corpora(Vec<String>),
+    /// At least one.
+    Corpora(Vec<Corpus>),
+}
+
+/// A corpus and its share in the blend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Corpus {
+    /// A file, or the prefix of several.
+    pub path: PathBuf,
+    /// Above 0, not normalised. `None` for all or for none: without weights, each window of each corpus comes once an
+    /// epoch, as if they were one file.
+    pub weight: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -106,18 +117,6 @@ pub struct Optim {
     pub clip: Option<f64>,
 }
 
-/// The learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Curve {
-    Cosine,
-    Linear,
-    Constant,
-    /// Constant, then linear over the last `decay` share of all steps.
-    Wsd {
-        decay: f64,
-    },
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct System {
     pub precision: Precision,
@@ -126,6 +125,8 @@ pub struct System {
     /// ZeRO stage: 0 or 1.
     pub zero: u8,
     pub recompute: Recompute,
+    /// What one device can do at best [TFLOP/s], for the utilisation (MFU); `None`: not known, none shown.
+    pub peak_tflops: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

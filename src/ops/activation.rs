@@ -1,70 +1,167 @@
-//! GELU (tanh), ReLU, SwiGLU.
-use super::real::Real;
+//! The MLP's nonlinearity.
+//!
+//! ```text
+//! Gelu    y = ½ x (1 + tanh u) = x σ(2u),  u = √(2/π) (x + 0.044715 x³)     (Hendrycks, Gimpel 2016, the tanh form)
+//!         dx = dy (s + x s (1 − s) 2u′),   s = σ(2u)
+//! Relu    y = max(x, 0)                    dx = dy where x > 0
+//! SwiGlu  x = (up | gate), y = up · gate σ(gate)                            (Shazeer 2020)
+//!         dup = dy gate σ                  dgate = dy up σ (1 + gate (1 − σ))
+//! ```
+//! y (n, F); x (n, F), for SwiGlu (n, 2F).
+use super::rows::{PIECE, per_task};
+use super::simd::{sigmoid, wide};
 use crate::device::Device;
-use crate::on_both;
 use crate::tensor::Tensor;
-#[derive(Clone, Copy, Debug, PartialEq)]
+use rayon::prelude::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     Gelu,
     Relu,
     SwiGlu,
 }
-const C: f64 = 0.797_884_560_802_865_4;
+
+impl Activation {
+    /// Columns of the input for each column of the output.
+    pub fn inputs(self) -> usize {
+        if self == Activation::SwiGlu { 2 } else { 1 }
+    }
+}
+
+/// y = f(x).
 pub fn forward(dev: &Device, kind: Activation, y: Tensor, x: Tensor) {
-    let c = y.cols;
-    on_both!(dev, [y], [x], fwd(kind, c, y, x))
-}
-fn sigmoid<R: Real>(x: R) -> R {
-    R::of(1.0) / (R::of(1.0) + (-x).exp())
-}
-fn fwd<R: Real>(kind: Activation, c: usize, y: &mut [R], x: &[R]) {
-    match kind {
-        Activation::Gelu => {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = R::of(0.5) * x * (R::of(1.0) + (R::of(C) * (x + R::of(0.044715) * x * x * x)).tanh());
+    assert_eq!((x.rows, x.cols), (y.rows, kind.inputs() * y.cols), "{kind:?}: x {x:?} for y {y:?}");
+    let f = y.cols;
+    match dev {
+        Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| match kind {
+            Activation::Gelu => y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| gelu(y, x)),
+            Activation::Relu => y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| relu(y, x)),
+            Activation::SwiGlu => {
+                let step = per_task(f);
+                y.par_chunks_mut(step * f).zip(x.par_chunks(step * 2 * f)).for_each(|(y, x)| {
+                    y.chunks_exact_mut(f).zip(x.chunks_exact(2 * f)).for_each(|(y, x)| swiglu(y, &x[..f], &x[f..]));
+                });
             }
+        }),
+        Device::Reference(d) => d.arena.op([y], [x], |[y], [x]| reference::forward(kind, y, x, f)),
+    }
+}
+
+/// dx = dy f′(x).
+pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Tensor, x: Tensor) {
+    assert_eq!((x.rows, x.cols), (dy.rows, kind.inputs() * dy.cols), "{kind:?}: x {x:?} for dy {dy:?}");
+    assert_eq!((dx.rows, dx.cols), (x.rows, x.cols), "{kind:?}: dx {dx:?} for x {x:?}");
+    let f = dy.cols;
+    match dev {
+        Device::Cpu(d) => d.arena.op([dx], [dy, x], |[dx], [dy, x]| {
+            let step = if kind == Activation::SwiGlu { per_task(f) * f } else { PIECE };
+            let wide = kind.inputs() * step;
+            let pieces = dx.par_chunks_mut(wide).zip(dy.par_chunks(step)).zip(x.par_chunks(wide));
+            pieces.for_each(|((dx, dy), x)| match kind {
+                Activation::Gelu => gelu_backward(dx, dy, x),
+                Activation::Relu => relu_backward(dx, dy, x),
+                Activation::SwiGlu => {
+                    let rows = dx.chunks_exact_mut(2 * f).zip(dy.chunks_exact(f)).zip(x.chunks_exact(2 * f));
+                    rows.for_each(|((dx, dy), x)| {
+                        let (dup, dgate) = dx.split_at_mut(f);
+                        swiglu_backward(dup, dgate, dy, &x[..f], &x[f..]);
+                    });
+                }
+            });
+        }),
+        Device::Reference(d) => d.arena.op([dx], [dy, x], |[dx], [dy, x]| reference::backward(kind, dx, dy, x, f)),
+    }
+}
+
+/// 2 √(2/π), and that times 0.044715.
+const LINEAR: f32 = 1.595_769_1;
+const CUBIC: f32 = 0.071_354_814;
+
+wide! {
+    fn gelu(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid(x * (CUBIC * x).mul_add(x, LINEAR));
         }
-        Activation::Relu => {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = if x > R::default() { x } else { R::default() };
-            }
+    }
+
+    fn gelu_backward(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+        for ((dx, dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+            let square = CUBIC * x * x;
+            let s = sigmoid(x * (square + LINEAR));
+            let slope = square.mul_add(3.0, LINEAR);
+            *dx = dy * (x * s * (1.0 - s)).mul_add(slope, s);
         }
-        Activation::SwiGlu => {
-            for (y, x) in y.chunks_mut(c).zip(x.chunks(2 * c)) {
-                for k in 0..c {
-                    y[k] = x[k] * x[c + k] * sigmoid(x[c + k]);
+    }
+
+    fn relu(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            // a NaN must not become 0
+            *y = if x < 0.0 { 0.0 } else { x };
+        }
+    }
+
+    fn relu_backward(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+        for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+            *dx = if x > 0.0 { dy } else { 0.0 };
+        }
+    }
+
+    fn swiglu(y: &mut [f32], up: &[f32], gate: &[f32]) {
+        for ((y, &up), &gate) in y.iter_mut().zip(up).zip(gate) {
+            *y = up * gate * sigmoid(gate);
+        }
+    }
+
+    fn swiglu_backward(dup: &mut [f32], dgate: &mut [f32], dy: &[f32], up: &[f32], gate: &[f32]) {
+        for ((((dup, dgate), &dy), &up), &gate) in dup.iter_mut().zip(dgate).zip(dy).zip(up).zip(gate) {
+            let s = sigmoid(gate);
+            *dup = dy * gate * s;
+            *dgate = dy * up * s * gate.mul_add(1.0 - s, 1.0);
+        }
+    }
+}
+
+mod reference {
+    use super::Activation;
+
+    fn sigmoid(x: f64) -> f64 {
+        1.0 / (1.0 + (-x).exp())
+    }
+
+    /// u of the tanh form, and du/dx.
+    fn inner(x: f64) -> (f64, f64) {
+        let scale = (2.0 / std::f64::consts::PI).sqrt();
+        (scale * (x + 0.044715 * x * x * x), scale * (1.0 + 3.0 * 0.044715 * x * x))
+    }
+
+    pub fn forward(kind: Activation, y: &mut [f64], x: &[f64], f: usize) {
+        for i in 0..y.len() {
+            y[i] = match kind {
+                Activation::Gelu => 0.5 * x[i] * (1.0 + inner(x[i]).0.tanh()),
+                Activation::Relu => x[i].max(0.0),
+                Activation::SwiGlu => {
+                    let (up, gate) = (x[i / f * 2 * f + i % f], x[i / f * 2 * f + f + i % f]);
+                    up * gate * sigmoid(gate)
                 }
             }
         }
     }
-}
-pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Tensor, x: Tensor) {
-    let c = dy.cols;
-    on_both!(dev, [dx], [dy, x], bwd(kind, c, dx, dy, x))
-}
-fn bwd<R: Real>(kind: Activation, c: usize, dx: &mut [R], dy: &[R], x: &[R]) {
-    let one = R::of(1.0);
-    match kind {
-        Activation::Gelu => {
-            for i in 0..dx.len() {
-                let v = x[i];
-                let t = (R::of(C) * (v + R::of(0.044715) * v * v * v)).tanh();
-                let slope = R::of(C) * (one + R::of(3.0 * 0.044715) * v * v);
-                dx[i] = dy[i] * (R::of(0.5) * (one + t) + R::of(0.5) * v * (one - t * t) * slope);
-            }
-        }
-        Activation::Relu => {
-            for i in 0..dx.len() {
-                dx[i] = if x[i] > R::default() { dy[i] } else { R::default() };
-            }
-        }
-        Activation::SwiGlu => {
-            for ((dx, dy), x) in dx.chunks_mut(2 * c).zip(dy.chunks(c)).zip(x.chunks(2 * c)) {
-                for k in 0..c {
-                    let (u, g) = (x[k], x[c + k]);
-                    let s = sigmoid(g);
-                    dx[k] = dy[k] * g * s;
-                    dx[c + k] = dy[k] * u * s * (one + g * (one - s));
+
+    pub fn backward(kind: Activation, dx: &mut [f64], dy: &[f64], x: &[f64], f: usize) {
+        for i in 0..dy.len() {
+            match kind {
+                Activation::Gelu => {
+                    let (u, slope) = inner(x[i]);
+                    let t = u.tanh();
+                    dx[i] = dy[i] * (0.5 * (1.0 + t) + 0.5 * x[i] * (1.0 - t * t) * slope);
+                }
+                Activation::Relu => dx[i] = if x[i] > 0.0 { dy[i] } else { 0.0 },
+                Activation::SwiGlu => {
+                    let at = i / f * 2 * f + i % f;
+                    let (up, gate) = (x[at], x[at + f]);
+                    let s = sigmoid(gate);
+                    dx[at] = dy[i] * gate * s;
+                    dx[at + f] = dy[i] * up * (s + gate * s * (1.0 - s));
                 }
             }
         }

@@ -1,29 +1,96 @@
-//! AdamW over any flat range.
-use super::real::Real;
+//! AdamW: Adam with decoupled weight decay (Kingma, Ba 2015; Loshchilov, Hutter 2019), in one pass over the memory.
+//!
+//! ```text
+//! g ← scale g                         scale: gradient clipping and averaging in one factor
+//! m ← β₁ m + (1 − β₁) g               m̂ = m / (1 − β₁ᵗ)
+//! v ← β₂ v + (1 − β₂) g²              v̂ = v / (1 − β₂ᵗ)
+//! w ← w − lr (m̂ / (√v̂ + ε) + decay w)
+//! ```
+//! The factors of a step are computed in f64; the decay is applied as w (1 − lr decay) first, as PyTorch does.
+use super::rows::PIECE;
+use super::simd::wide;
 use crate::device::Device;
-use crate::on_both;
 use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// What is the same for all parameters in a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
+    /// The step's number, from 1: the moments' bias correction.
     pub t: u64,
+    /// Multiplies the gradient.
     pub scale: f32,
 }
+
+/// Updates w, m and v from g, of equal lengths. `decay` is per unit of learning rate; 0 for vectors.
 pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f32, step: &Step) {
-    on_both!(dev, [w, m, v], [g], up(w, m, v, g, decay as f64, step))
+    assert!([m, v, g].iter().all(|t| t.len() == w.len()), "adamw: w {w:?}, m {m:?}, v {v:?}, g {g:?}");
+    assert!(step.t > 0, "adamw: steps count from 1");
+    match dev {
+        Device::Cpu(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| {
+            let factors = Factors::new(step, decay);
+            let pieces = w.par_chunks_mut(PIECE).zip(m.par_chunks_mut(PIECE)).zip(v.par_chunks_mut(PIECE));
+            pieces.zip(g.par_chunks(PIECE)).for_each(|(((w, m), v), g)| piece(w, m, v, g, factors));
+        }),
+        Device::Reference(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| reference(w, m, v, g, f64::from(decay), step)),
+    }
 }
-fn up<R: Real>(w: &mut [R], m: &mut [R], v: &mut [R], g: &[R], decay: f64, s: &Step) {
-    let (b1, b2, one) = (R::of(s.beta1), R::of(s.beta2), R::of(1.0));
-    let c1 = R::of(1.0 / (1.0 - s.beta1.powf(s.t as f64)));
-    let c2 = R::of(1.0 / (1.0 - s.beta2.powf(s.t as f64)));
+
+#[derive(Clone, Copy)]
+struct Factors {
+    beta1: f32,
+    beta2: f32,
+    /// 1 − β, taken before rounding: 1 − 0.999 in f32 is off by 3e-5 of itself.
+    rest1: f32,
+    rest2: f32,
+    scale: f32,
+    keep: f32,
+    /// lr / (1 − β₁ᵗ)
+    rate: f32,
+    /// 1 / √(1 − β₂ᵗ)
+    root: f32,
+    eps: f32,
+}
+
+impl Factors {
+    fn new(s: &Step, decay: f32) -> Factors {
+        let corrected = |beta: f64| 1.0 - beta.powf(s.t as f64);
+        Factors {
+            beta1: s.beta1 as f32,
+            beta2: s.beta2 as f32,
+            rest1: (1.0 - s.beta1) as f32,
+            rest2: (1.0 - s.beta2) as f32,
+            scale: s.scale,
+            keep: (1.0 - s.lr * f64::from(decay)) as f32,
+            rate: (s.lr / corrected(s.beta1)) as f32,
+            root: (1.0 / corrected(s.beta2).sqrt()) as f32,
+            eps: s.eps as f32,
+        }
+    }
+}
+
+wide! {
+    fn piece(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], f: Factors) {
+        for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
+            let g = g * f.scale;
+            *m = f.beta1.mul_add(*m, f.rest1 * g);
+            *v = f.beta2.mul_add(*v, f.rest2 * g * g);
+            *w = f.keep.mul_add(*w, -(f.rate * *m / v.sqrt().mul_add(f.root, f.eps)));
+        }
+    }
+}
+
+fn reference(w: &mut [f64], m: &mut [f64], v: &mut [f64], g: &[f64], decay: f64, s: &Step) {
     for i in 0..w.len() {
-        let g = g[i] * R::of(s.scale as f64);
-        m[i] = b1 * m[i] + (one - b1) * g;
-        v[i] = b2 * v[i] + (one - b2) * g * g;
-        let u = m[i] * c1 / ((v[i] * c2).sqrt() + R::of(s.eps));
-        w[i] -= R::of(s.lr) * (u + R::of(decay) * w[i]);
+        let g = g[i] * f64::from(s.scale);
+        m[i] = s.beta1 * m[i] + (1.0 - s.beta1) * g;
+        v[i] = s.beta2 * v[i] + (1.0 - s.beta2) * g * g;
+        let m_hat = m[i] / (1.0 - s.beta1.powf(s.t as f64));
+        let v_hat = v[i] / (1.0 - s.beta2.powf(s.t as f64));
+        w[i] -= s.lr * (m_hat / (v_hat.sqrt() + s.eps) + decay * w[i]);
     }
 }

@@ -1,27 +1,68 @@
-//! Zero, copy, add, sum of squares.
-use super::real::Real;
+//! What needs no neighbours, and the sum of squares behind the gradient norm.
+//!
+//! ```text
+//! zero: x = 0      copy: y = x      add: y = a + b      square_sum: Σ x²
+//! ```
+use super::rows::PIECE;
+use super::simd::{sum_of_two, wide};
 use crate::device::Device;
-use crate::on_both;
 use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// x = 0.
 pub fn zero(dev: &Device, x: Tensor) {
-    on_both!(dev, [x], [], x.fill(Default::default()))
+    match dev {
+        Device::Cpu(d) => d.arena.op([x], [], |[x], []| x.par_chunks_mut(PIECE).for_each(|x| x.fill(0.0))),
+        Device::Reference(d) => d.arena.op([x], [], |[x], []| x.fill(0.0)),
+    }
 }
+
+/// y = x, of equal lengths.
 pub fn copy(dev: &Device, y: Tensor, x: Tensor) {
-    on_both!(dev, [y], [x], y.copy_from_slice(x))
+    assert_eq!(y.len(), x.len(), "copy: {y:?} from {x:?}");
+    match dev {
+        Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| {
+            y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| y.copy_from_slice(x));
+        }),
+        Device::Reference(d) => d.arena.op([y], [x], |[y], [x]| y.copy_from_slice(x)),
+    }
 }
+
+/// y = a + b, of equal shapes.
 pub fn add(dev: &Device, y: Tensor, a: Tensor, b: Tensor) {
-    on_both!(
-        dev,
-        [y],
-        [a, b],
-        for i in 0..y.len() {
-            y[i] = a[i] + b[i];
-        }
-    )
+    assert!(y.len() == a.len() && y.len() == b.len(), "add: {y:?} = {a:?} + {b:?}");
+    match dev {
+        Device::Cpu(d) => d.arena.op([y], [a, b], |[y], [a, b]| {
+            let pieces = y.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE));
+            pieces.for_each(|((y, a), b)| sum_of_two(y, a, b));
+        }),
+        Device::Reference(d) => d.arena.op([y], [a, b], |[y], [a, b]| (0..y.len()).for_each(|i| y[i] = a[i] + b[i])),
+    }
 }
+
+/// Σ x², in f64: each piece of [`PIECE`] elements by itself, then the pieces in order, so that the number of threads
+/// does not show in the result.
 pub fn square_sum(dev: &Device, x: Tensor) -> f64 {
-    on_both!(dev, [], [x], sq(x))
+    match dev {
+        Device::Cpu(d) => d.arena.op([], [x], |[], [x]| {
+            let pieces: Vec<f64> = x.par_chunks(PIECE).map(squares).collect();
+            pieces.iter().sum()
+        }),
+        Device::Reference(d) => d.arena.op([], [x], |[], [x]| x.iter().map(|x| x * x).sum()),
+    }
 }
-fn sq<R: Real>(x: &[R]) -> f64 {
-    x.iter().map(|v| v.to() * v.to()).sum()
+
+wide! {
+    fn squares(x: &[f32]) -> f64 {
+        let mut lanes = [0f64; 8];
+        let (whole, rest) = x.as_chunks::<8>();
+        for x in whole {
+            for i in 0..8 {
+                let x = f64::from(x[i]);
+                lanes[i] = x.mul_add(x, lanes[i]);
+            }
+        }
+        let rest: f64 = rest.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        lanes.iter().sum::<f64>() + rest
+    }
 }

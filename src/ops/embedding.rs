@@ -1,10 +1,19 @@
-//! x[n] = wte[token n] (+ wpe[position n + offset]).
-use super::real::Real;
+//! Token (and learned position) vectors.
+//!
+//! ```text
+//! x[n] = wte[token n] (+ wpe[position n + offset])
+//! dwte[token n] += dx[n]      dwpe[position n + offset] += dx[n]
+//! ```
+//! x (n, C); wte (padded V, C); wpe (positions, C). The position of row n is `positions[n]`, or n mod T. The backward
+//! shares the tables' rows among the tasks; each adds what comes to its rows in the order of n, so that threads do not
+//! show in the result.
+use super::rows::{or_empty, per_task};
+use super::simd::add_to;
 use crate::device::Device;
-use crate::on_both;
 use crate::tensor::Tensor;
-const NONE: Tensor = Tensor { at: 0, rows: 0, cols: 0 };
+use rayon::prelude::*;
 
+/// x[n] = wte[token n] (+ wpe[position n + offset]).
 pub fn forward(
     dev: &Device,
     x: Tensor,
@@ -15,27 +24,34 @@ pub fn forward(
     offset: usize,
     positions: Option<&[u32]>,
 ) {
-    let (c, wpe) = (x.cols, wpe.unwrap_or(NONE));
-    on_both!(dev, [x], [wte, wpe], fwd(c, x, tokens, seq, wte, wpe, offset, positions))
-}
-fn fwd<R: Real>(
-    c: usize,
-    x: &mut [R],
-    tokens: &[u32],
-    seq: usize,
-    wte: &[R],
-    wpe: &[R],
-    offset: usize,
-    positions: Option<&[u32]>,
-) {
-    for (n, &t) in tokens.iter().enumerate() {
-        let pos = positions.map_or(n % seq, |p| p[n] as usize) + offset;
-        for k in 0..c {
-            let p = if wpe.is_empty() { R::default() } else { wpe[pos * c + k] };
-            x[n * c + k] = wte[t as usize * c + k] + p;
-        }
+    let places = Places { tokens, seq, offset, positions };
+    places.check(x, wte, wpe);
+    let c = x.cols;
+    match dev {
+        Device::Cpu(d) => d.arena.op([x], [wte, or_empty(wpe)], |[x], [wte, wpe]| {
+            let step = per_task(c);
+            x.par_chunks_mut(step * c).enumerate().for_each(|(i, x)| {
+                for (r, x) in x.chunks_exact_mut(c).enumerate() {
+                    let n = i * step + r;
+                    x.copy_from_slice(&wte[tokens[n] as usize * c..][..c]);
+                    if !wpe.is_empty() {
+                        add_to(x, &wpe[places.position(n) * c..][..c]);
+                    }
+                }
+            });
+        }),
+        Device::Reference(d) => d.arena.op([x], [wte, or_empty(wpe)], |[x], [wte, wpe]| {
+            for n in 0..tokens.len() {
+                for i in 0..c {
+                    let position = if wpe.is_empty() { 0.0 } else { wpe[places.position(n) * c + i] };
+                    x[n * c + i] = wte[tokens[n] as usize * c + i] + position;
+                }
+            }
+        }),
     }
 }
+
+/// dwte[token n] += dx[n]; dwpe[position n + offset] += dx[n].
 pub fn backward(
     dev: &Device,
     dwte: Tensor,
@@ -46,26 +62,67 @@ pub fn backward(
     offset: usize,
     positions: Option<&[u32]>,
 ) {
-    let (c, dwpe) = (dx.cols, dwpe.unwrap_or(NONE));
-    on_both!(dev, [dwte, dwpe], [dx], bwd(c, dwte, dwpe, dx, tokens, seq, offset, positions))
+    let places = Places { tokens, seq, offset, positions };
+    places.check(dx, dwte, dwpe);
+    let c = dx.cols;
+    match dev {
+        Device::Cpu(d) => d.arena.op([dwte, or_empty(dwpe)], [dx], |[dwte, dwpe], [dx]| {
+            scatter(dwte, dx, c, tokens.len(), |n| tokens[n] as usize);
+            if !dwpe.is_empty() {
+                scatter(dwpe, dx, c, tokens.len(), |n| places.position(n));
+            }
+        }),
+        Device::Reference(d) => d.arena.op([dwte, or_empty(dwpe)], [dx], |[dwte, dwpe], [dx]| {
+            for n in 0..tokens.len() {
+                for i in 0..c {
+                    dwte[tokens[n] as usize * c + i] += dx[n * c + i];
+                    if !dwpe.is_empty() {
+                        dwpe[places.position(n) * c + i] += dx[n * c + i];
+                    }
+                }
+            }
+        }),
+    }
 }
-fn bwd<R: Real>(
-    c: usize,
-    dwte: &mut [R],
-    dwpe: &mut [R],
-    dx: &[R],
-    tokens: &[u32],
+
+/// Which rows of the tables belong to row n.
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    tokens: &'a [u32],
     seq: usize,
     offset: usize,
-    positions: Option<&[u32]>,
-) {
-    for (n, &t) in tokens.iter().enumerate() {
-        let pos = positions.map_or(n % seq, |p| p[n] as usize) + offset;
-        for k in 0..c {
-            dwte[t as usize * c + k] += dx[n * c + k];
-            if !dwpe.is_empty() {
-                dwpe[pos * c + k] += dx[n * c + k];
-            }
+    positions: Option<&'a [u32]>,
+}
+
+impl Places<'_> {
+    fn position(&self, n: usize) -> usize {
+        self.offset + self.positions.map_or(n % self.seq, |p| p[n] as usize)
+    }
+    fn check(&self, x: Tensor, wte: Tensor, wpe: Option<Tensor>) {
+        let n = self.tokens.len();
+        assert!(x.rows == n && x.cols == wte.cols, "embedding: {n} tokens, x {x:?}, wte {wte:?}");
+        assert!(self.positions.is_none_or(|p| p.len() == n), "embedding: {n} tokens and other positions");
+        let token = self.tokens.iter().max();
+        assert!(token.is_none_or(|t| (*t as usize) < wte.rows), "embedding: token {token:?} of {wte:?}");
+        if let Some(wpe) = wpe {
+            let last = (0..n).map(|n| self.position(n)).max();
+            assert!(wpe.cols == x.cols && last.is_none_or(|p| p < wpe.rows), "embedding: position {last:?} of {wpe:?}");
         }
     }
+}
+
+/// table[place(n)] += dx[n].
+fn scatter(table: &mut [f32], dx: &[f32], c: usize, n: usize, place: impl Fn(usize) -> usize + Sync) {
+    // several tasks a thread: frequent tokens have neighbouring numbers
+    let tasks = 8 * rayon::current_num_threads();
+    let step = (table.len() / c).div_ceil(tasks).max(1);
+    table.par_chunks_mut(step * c).enumerate().for_each(|(i, table)| {
+        let first = i * step;
+        for n in 0..n {
+            let row = place(n).wrapping_sub(first);
+            if row < step {
+                add_to(&mut table[row * c..][..c], &dx[n * c..][..c]);
+            }
+        }
+    });
 }

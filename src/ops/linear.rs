@@ -1,72 +1,84 @@
-//! y = x Wᵀ + b (+ residual); dx = dy W; dw += dyᵀ x; db += Σ dy.
-use super::gemm::{self, Layout};
+//! A linear layer: three matrix products.
+//!
+//! ```text
+//! y  = x Wᵀ + b (+ residual)     x (n, c), W (o, c), b (1, o), y and residual (n, o)
+//! dx = dy W
+//! dW += dyᵀ x
+//! db += Σ_rows dy
+//! ```
+use super::gemm::{self, Into, Layout};
+use super::rows::{column_sums, or_empty, per_task};
+use super::simd::{add_to, sum_of_two};
 use crate::device::Device;
 use crate::tensor::Tensor;
-const NONE: Tensor = Tensor { at: 0, rows: 0, cols: 0 };
+use rayon::prelude::*;
 
+/// y = x Wᵀ + b (+ residual).
 pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>, residual: Option<Tensor>) {
-    let (n, c, o) = (x.rows, x.cols, w.rows);
-    assert_eq!((w.cols, y.rows, y.cols), (c, n, o), "linear: shapes");
-    let (b, r) = (b.unwrap_or(NONE), residual.unwrap_or(NONE));
+    let (n, c, o) = shape(y, x, w);
+    assert!(b.is_none_or(|b| b.len() == o), "linear: bias {b:?} of {o} outputs");
+    assert!(residual.is_none_or(|r| (r.rows, r.cols) == (n, o)), "linear: residual {residual:?} beside {y:?}");
+    let operands = [x, w, or_empty(b), or_empty(residual)];
     match dev {
-        Device::Cpu(d) => d.arena.op([y], [x, w, b, r], |[y], [x, w, b, r]| {
-            if !r.is_empty() {
-                y.copy_from_slice(r);
-            } else {
-                y.fill(0.0);
+        Device::Cpu(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
+            let into = if b.is_empty() && residual.is_empty() { Into::Overwrite } else { Into::Add };
+            if into == Into::Add {
+                begin(y, o, b, residual);
             }
-            if !b.is_empty() {
-                for y in y.chunks_mut(o) {
-                    for (y, b) in y.iter_mut().zip(b) {
-                        *y += b;
-                    }
-                }
-            }
-            gemm::f32(d.precision, Layout::NT, n, o, c, y, x, w);
+            gemm::parallel(d.precision, Layout::NT, [n, o, c], into, (y, o), (x, c), (w, c));
         }),
-        Device::Reference(d) => d.arena.op([y], [x, w, b, r], |[y], [x, w, b, r]| {
-            for i in 0..n {
-                for j in 0..o {
-                    let mut s = b.get(j).copied().unwrap_or(0.0) + r.get(i * o + j).copied().unwrap_or(0.0);
-                    for k in 0..c {
-                        s += x[i * c + k] * w[j * c + k];
-                    }
-                    y[i * o + j] = s;
-                }
+        Device::Reference(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
+            gemm::reference(Layout::NT, [n, o, c], Into::Overwrite, y, x, w);
+            for i in 0..n * o {
+                y[i] += b.get(i % o).unwrap_or(&0.0) + residual.get(i).unwrap_or(&0.0);
             }
         }),
     }
 }
+
+/// dx = dy W; dw += dyᵀ x; db += Σ dy.
 pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor, w: Tensor) {
-    let (n, c, o) = (x.rows, x.cols, w.rows);
-    let db = db.unwrap_or(NONE);
+    let (n, c, o) = shape(dy, x, w);
+    assert_eq!((dx.rows, dx.cols), (n, c), "linear: dx {dx:?} of x {x:?}");
+    assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
+    assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
+    let outs = [dx, dw, or_empty(db)];
     match dev {
-        Device::Cpu(d) => d.arena.op([dx, dw, db], [dy, x, w], |[dx, dw, db], [dy, x, w]| {
-            dx.fill(0.0);
-            gemm::f32(d.precision, Layout::NN, n, c, o, dx, dy, w);
-            gemm::f32(d.precision, Layout::TN, o, c, n, dw, dy, x);
-            if !db.is_empty() {
-                for dy in dy.chunks(o) {
-                    for (b, d) in db.iter_mut().zip(dy) {
-                        *b += d;
-                    }
-                }
-            }
+        Device::Cpu(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
+            column_sums(db, n, |rows, columns, sums| {
+                rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
+            });
+            gemm::parallel(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+            gemm::parallel(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
         }),
-        Device::Reference(d) => d.arena.op([dx, dw, db], [dy, x, w], |[dx, dw, db], [dy, x, w]| {
-            dx.fill(0.0);
-            for i in 0..n {
-                for j in 0..o {
-                    let g = dy[i * o + j];
-                    for k in 0..c {
-                        dx[i * c + k] += g * w[j * c + k];
-                        dw[j * c + k] += g * x[i * c + k];
-                    }
-                    if let Some(b) = db.get_mut(j) {
-                        *b += g;
-                    }
-                }
+        Device::Reference(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
+            gemm::reference(Layout::NN, [n, c, o], Into::Overwrite, dx, dy, w);
+            gemm::reference(Layout::TN, [o, c, n], Into::Add, dw, dy, x);
+            for i in 0..db.len() {
+                db[i] += (0..n).map(|r| dy[r * o + i]).sum::<f64>();
             }
         }),
     }
+}
+
+/// (rows, inputs, outputs).
+fn shape(y: Tensor, x: Tensor, w: Tensor) -> (usize, usize, usize) {
+    assert!(y.rows == x.rows && x.cols == w.cols && y.cols == w.rows, "linear: y {y:?}, x {x:?}, w {w:?}");
+    (x.rows, x.cols, w.rows)
+}
+
+/// y = b + residual, to which the product is then added.
+fn begin(y: &mut [f32], cols: usize, b: &[f32], residual: &[f32]) {
+    let step = per_task(cols);
+    y.par_chunks_mut(step * cols).enumerate().for_each(|(i, y)| {
+        let first = i * step * cols;
+        for (r, y) in y.chunks_exact_mut(cols).enumerate() {
+            let residual = residual.get(first + r * cols..first + (r + 1) * cols);
+            match (residual, b.is_empty()) {
+                (Some(residual), true) => y.copy_from_slice(residual),
+                (Some(residual), false) => sum_of_two(y, b, residual),
+                (None, _) => y.copy_from_slice(b),
+            }
+        }
+    });
 }

@@ -22,8 +22,9 @@ pub mod linear;
 pub mod loss;
 pub mod norm;
 pub mod qk_norm;
-pub mod real;
 pub mod rope;
+mod rows;
+mod simd;
 
 /// The target of a row that counts for nothing: padding of an incomplete global batch.
 pub const MASKED: u32 = u32::MAX;

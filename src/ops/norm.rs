@@ -1,40 +1,49 @@
-//! LayerNorm y = (x − μ) r γ + β; RMSNorm y = x r γ.
-use super::real::Real;
+//! Normalisation of rows. LayerNorm (Ba, Kiros, Hinton 2016) and RMSNorm (Zhang, Sennrich 2019).
+//!
+//! ```text
+//! Layer:  x̂ = (x − mean) r     r = 1/√(variance + ε)       y = γ x̂ + β
+//! Rms:    x̂ = x r              r = 1/√(mean of x² + ε)     y = γ x̂
+//!
+//! with g = γ dy:
+//! Layer:  dx += r (g − mean(g) − x̂ mean(g x̂))     dβ += Σ_rows dy
+//! Rms:    dx += r (g − x̂ mean(g x̂))               dγ += Σ_rows dy x̂
+//! ```
+//! x, y (n, C); γ, β (1, C); stats (n, 2) keeps (mean, r), the mean of Rms being 0. dx is added to, because the gradient
+//! of the residual stream, which skips the norm, already lies there.
+use super::rows::{column_sums, or_empty, per_task};
+use super::simd::{add_to, sum, wide};
 use crate::device::Device;
-use crate::on_both;
 use crate::tensor::Tensor;
-#[derive(Clone, Copy, PartialEq, Debug)]
+use rayon::prelude::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
     Layer,
     Rms,
 }
-const NONE: Tensor = Tensor { at: 0, rows: 0, cols: 0 };
 
+/// y = norm(x). β for [`Norm::Layer`] only, and there too it may be absent.
 pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: Tensor, gamma: Tensor, beta: Option<Tensor>) {
-    let (c, beta) = (x.cols, beta.unwrap_or(NONE));
-    on_both!(dev, [y, stats], [x, gamma, beta], fwd(kind, eps as f64, c, y, stats, x, gamma, beta))
-}
-fn fwd<R: Real>(kind: Norm, eps: f64, c: usize, y: &mut [R], stats: &mut [R], x: &[R], gamma: &[R], beta: &[R]) {
-    for (i, x) in x.chunks(c).enumerate() {
-        let mut mean = R::default();
-        if kind == Norm::Layer {
-            for v in x {
-                mean += *v;
-            }
-            mean = mean / R::of(c as f64);
-        }
-        let mut var = R::default();
-        for v in x {
-            var += (*v - mean) * (*v - mean);
-        }
-        let r = R::of(1.0) / (var / R::of(c as f64) + R::of(eps)).sqrt();
-        stats[2 * i] = mean;
-        stats[2 * i + 1] = r;
-        for k in 0..c {
-            y[i * c + k] = (x[k] - mean) * r * gamma[k] + beta.get(k).copied().unwrap_or_default();
+    let c = x.cols;
+    assert_eq!((y.rows, y.cols), (x.rows, c), "norm: y {y:?} of x {x:?}");
+    check(kind, stats, x, gamma, beta);
+    let ins = [x, gamma, or_empty(beta)];
+    match dev {
+        Device::Cpu(d) => d.arena.op([y, stats], ins, |[y, stats], [x, gamma, beta]| {
+            let step = per_task(c);
+            let rows = y.par_chunks_mut(step * c).zip(stats.par_chunks_mut(step * 2)).zip(x.par_chunks(step * c));
+            rows.for_each(|((y, stats), x)| {
+                let rows = y.chunks_exact_mut(c).zip(stats.as_chunks_mut::<2>().0).zip(x.chunks_exact(c));
+                rows.for_each(|((y, stats), x)| *stats = row_forward(kind, eps, y, x, gamma, beta));
+            });
+        }),
+        Device::Reference(d) => {
+            d.arena.op([y, stats], ins, |[y, stats], [x, gamma, beta]| reference::forward(kind, eps, y, stats, x, gamma, beta))
         }
     }
 }
+
+/// dx += ∂x; dγ += ∂γ; dβ += ∂β.
 pub fn backward(
     dev: &Device,
     kind: Norm,
@@ -46,38 +55,121 @@ pub fn backward(
     stats: Tensor,
     gamma: Tensor,
 ) {
-    let (c, dbeta) = (x.cols, dbeta.unwrap_or(NONE));
-    on_both!(dev, [dx, dgamma, dbeta], [dy, x, stats, gamma], bwd(kind, c, dx, dgamma, dbeta, dy, x, stats, gamma))
+    let c = x.cols;
+    assert!((dx.rows, dx.cols) == (x.rows, c) && (dy.rows, dy.cols) == (x.rows, c), "norm: dx {dx:?}, dy {dy:?}, x {x:?}");
+    assert_eq!(dgamma.len(), c, "norm: dgamma {dgamma:?} of {c} columns");
+    check(kind, stats, x, gamma, dbeta);
+    let outs = [dx, dgamma, or_empty(dbeta)];
+    match dev {
+        Device::Cpu(d) => d.arena.op(outs, [dy, x, stats, gamma], |[dx, dgamma, dbeta], [dy, x, stats, gamma]| {
+            let step = per_task(c);
+            let rows = dx.par_chunks_mut(step * c).zip(dy.par_chunks(step * c)).zip(x.par_chunks(step * c));
+            rows.zip(stats.par_chunks(step * 2)).for_each(|(((dx, dy), x), stats)| {
+                let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c));
+                rows.zip(stats.as_chunks::<2>().0).for_each(|(((dx, dy), x), s)| row_backward(kind, dx, dy, x, *s, gamma));
+            });
+            column_sums(dgamma, x.len() / c, |rows, columns, sums| {
+                for r in rows {
+                    let [mean, scale] = [stats[2 * r], stats[2 * r + 1]];
+                    add_gamma(sums, &dy[r * c..][columns.clone()], &x[r * c..][columns.clone()], mean, scale);
+                }
+            });
+            column_sums(dbeta, x.len() / c, |rows, columns, sums| {
+                rows.for_each(|r| add_to(sums, &dy[r * c..][columns.clone()]));
+            });
+        }),
+        Device::Reference(d) => d.arena.op(outs, [dy, x, stats, gamma], |[dx, dgamma, dbeta], [dy, x, stats, gamma]| {
+            reference::backward(kind, dx, dgamma, dbeta, dy, x, stats, gamma);
+        }),
+    }
 }
-fn bwd<R: Real>(
-    kind: Norm,
-    c: usize,
-    dx: &mut [R],
-    dgamma: &mut [R],
-    dbeta: &mut [R],
-    dy: &[R],
-    x: &[R],
-    stats: &[R],
-    gamma: &[R],
-) {
-    let n = R::of(c as f64);
-    for i in 0..x.len() / c {
-        let (mean, r) = (stats[2 * i], stats[2 * i + 1]);
-        let (mut s0, mut s1) = (R::default(), R::default());
-        for k in 0..c {
-            let (d, h) = (dy[i * c + k], (x[i * c + k] - mean) * r);
-            dgamma[k] += d * h;
-            if let Some(b) = dbeta.get_mut(k) {
-                *b += d;
+
+fn check(kind: Norm, stats: Tensor, x: Tensor, gamma: Tensor, beta: Option<Tensor>) {
+    assert!((stats.rows, stats.cols) == (x.rows, 2) && gamma.len() == x.cols, "norm: stats {stats:?}, gamma {gamma:?}, x {x:?}");
+    assert!(beta.is_none_or(|b| kind == Norm::Layer && b.len() == x.cols), "norm: beta {beta:?} for {kind:?} of {x:?}");
+}
+
+wide! {
+    fn row_forward(kind: Norm, eps: f32, y: &mut [f32], x: &[f32], gamma: &[f32], beta: &[f32]) -> [f32; 2] {
+        let c = x.len();
+        let (y, gamma) = (&mut y[..c], &gamma[..c]);
+        let mean = if kind == Norm::Layer { sum(c, |i| x[i]) / c as f32 } else { 0.0 };
+        let variance = sum(c, |i| (x[i] - mean) * (x[i] - mean)) / c as f32;
+        let scale = 1.0 / (variance + eps).sqrt();
+        if beta.is_empty() {
+            for i in 0..c {
+                y[i] = gamma[i] * ((x[i] - mean) * scale);
             }
-            s0 += d * gamma[k] / n;
-            s1 += d * gamma[k] * h / n;
+        } else {
+            let beta = &beta[..c];
+            for i in 0..c {
+                y[i] = gamma[i].mul_add((x[i] - mean) * scale, beta[i]);
+            }
         }
-        if kind == Norm::Rms {
-            s0 = R::default();
+        [mean, scale]
+    }
+
+    fn row_backward(kind: Norm, dx: &mut [f32], dy: &[f32], x: &[f32], stats: [f32; 2], gamma: &[f32]) {
+        let c = x.len();
+        let (dx, dy, gamma) = (&mut dx[..c], &dy[..c], &gamma[..c]);
+        let [mean, scale] = stats;
+        let along = sum(c, |i| gamma[i] * dy[i] * ((x[i] - mean) * scale)) / c as f32;
+        let level = if kind == Norm::Layer { sum(c, |i| gamma[i] * dy[i]) / c as f32 } else { 0.0 };
+        for i in 0..c {
+            let normed = (x[i] - mean) * scale;
+            dx[i] += scale * (gamma[i] * dy[i] - level - normed * along);
         }
-        for k in 0..c {
-            dx[i * c + k] += r * (dy[i * c + k] * gamma[k] - s0 - (x[i * c + k] - mean) * r * s1);
+    }
+
+    fn add_gamma(sums: &mut [f32], dy: &[f32], x: &[f32], mean: f32, scale: f32) {
+        for ((sum, dy), x) in sums.iter_mut().zip(dy).zip(x) {
+            *sum = dy.mul_add((x - mean) * scale, *sum);
+        }
+    }
+}
+
+mod reference {
+    use super::Norm;
+
+    pub fn forward(kind: Norm, eps: f32, y: &mut [f64], stats: &mut [f64], x: &[f64], gamma: &[f64], beta: &[f64]) {
+        let c = gamma.len();
+        for r in 0..x.len() / c {
+            let row = &x[r * c..][..c];
+            let mean = if kind == Norm::Layer { row.iter().sum::<f64>() / c as f64 } else { 0.0 };
+            let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / c as f64;
+            let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+            for i in 0..c {
+                y[r * c + i] = gamma[i] * (row[i] - mean) * scale + beta.get(i).unwrap_or(&0.0);
+            }
+            stats[2 * r] = mean;
+            stats[2 * r + 1] = scale;
+        }
+    }
+
+    pub fn backward(
+        kind: Norm,
+        dx: &mut [f64],
+        dgamma: &mut [f64],
+        dbeta: &mut [f64],
+        dy: &[f64],
+        x: &[f64],
+        stats: &[f64],
+        gamma: &[f64],
+    ) {
+        let c = gamma.len();
+        for r in 0..x.len() / c {
+            let [mean, scale] = [stats[2 * r], stats[2 * r + 1]];
+            let g = |i: usize| gamma[i] * dy[r * c + i];
+            let normed = |i: usize| (x[r * c + i] - mean) * scale;
+            let along = (0..c).map(|i| g(i) * normed(i)).sum::<f64>() / c as f64;
+            let level = if kind == Norm::Layer { (0..c).map(g).sum::<f64>() / c as f64 } else { 0.0 };
+            for i in 0..c {
+                dx[r * c + i] += scale * (g(i) - level - normed(i) * along);
+                dgamma[i] += dy[r * c + i] * normed(i);
+                if !dbeta.is_empty() {
+                    dbeta[i] += dy[r * c + i];
+                }
+            }
         }
     }
 }

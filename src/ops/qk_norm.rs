@@ -1,34 +1,43 @@
-//! RMSNorm over each query and key head.
+//! RMSNorm over each query and key head, as Qwen3 has it; the value heads are copied through.
+//!
+//! ```text
+//! y = γ x r,   r = 1/√(mean of x² + ε)        dx = r (g − x r mean(g x r)),  g = γ dy        dγ += Σ dy x r
+//! ```
+//! Rows of y and qkv are (q_1…q_H | k_1…k_K | v_1…v_K), each D wide; γ_q and γ_k (1, D) serve all query and all key
+//! heads; stats (n, H + K) keeps r.
 use super::attention::Heads;
-use super::real::Real;
+use super::rows::per_task;
+use super::simd::{sum, wide};
 use crate::device::Device;
-use crate::on_both;
 use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// y = qkv with its q and k heads normalised.
 pub fn forward(dev: &Device, y: Tensor, stats: Tensor, qkv: Tensor, gamma_q: Tensor, gamma_k: Tensor, eps: f32, h: Heads) {
-    on_both!(dev, [y, stats], [qkv, gamma_q, gamma_k], fwd(y, stats, qkv, gamma_q, gamma_k, eps as f64, h))
-}
-fn fwd<R: Real>(y: &mut [R], stats: &mut [R], x: &[R], gq: &[R], gk: &[R], eps: f64, h: Heads) {
-    let (w, s) = (h.width(), h.size);
-    for row in 0..x.len() / w {
-        for head in 0..h.q + 2 * h.kv {
-            let at = row * w + head * s;
-            if head >= h.q + h.kv {
-                y[at..at + s].copy_from_slice(&x[at..at + s]);
-                continue;
+    check([y, qkv, qkv], stats, gamma_q, gamma_k, h);
+    let (width, heads) = (h.width(), h.q + h.kv);
+    match dev {
+        Device::Cpu(d) => d.arena.op([y, stats], [qkv, gamma_q, gamma_k], |[y, stats], [x, gamma_q, gamma_k]| {
+            let step = per_task(width);
+            let rows = y.par_chunks_mut(step * width).zip(stats.par_chunks_mut(step * heads));
+            rows.zip(x.par_chunks(step * width)).for_each(|((y, stats), x)| {
+                let rows = y.chunks_exact_mut(width).zip(stats.chunks_exact_mut(heads)).zip(x.chunks_exact(width));
+                rows.for_each(|((y, stats), x)| row_forward(y, stats, x, gamma_q, gamma_k, eps, h));
+            });
+        }),
+        Device::Reference(d) => d.arena.op([y, stats], [qkv, gamma_q, gamma_k], |[y, stats], [x, gamma_q, gamma_k]| {
+            y.copy_from_slice(x);
+            for (s, r) in stats.iter_mut().enumerate() {
+                let (at, gamma) = (head_at(s, h), if s % heads < h.q { gamma_q } else { gamma_k });
+                let square = x[at..at + h.size].iter().map(|x| x * x).sum::<f64>() / h.size as f64;
+                *r = 1.0 / (square + f64::from(eps)).sqrt();
+                (0..h.size).for_each(|i| y[at + i] = gamma[i] * x[at + i] * *r);
             }
-            let g = if head < h.q { gq } else { gk };
-            let mut sum = R::default();
-            for i in 0..s {
-                sum += x[at + i] * x[at + i];
-            }
-            let r = R::of(1.0) / (sum / R::of(s as f64) + R::of(eps)).sqrt();
-            stats[row * (h.q + h.kv) + head] = r;
-            for i in 0..s {
-                y[at + i] = x[at + i] * r * g[i];
-            }
-        }
+        }),
     }
 }
+
+/// dqkv = ∂qkv; dγ_q += ∂γ_q; dγ_k += ∂γ_k.
 pub fn backward(
     dev: &Device,
     dqkv: Tensor,
@@ -41,33 +50,103 @@ pub fn backward(
     gamma_k: Tensor,
     h: Heads,
 ) {
-    on_both!(
-        dev,
-        [dqkv, dgamma_q, dgamma_k],
-        [dy, qkv, stats, gamma_q, gamma_k],
-        bwd(dqkv, dgamma_q, dgamma_k, dy, qkv, stats, gamma_q, gamma_k, h)
-    )
+    check([dqkv, dy, qkv], stats, gamma_q, gamma_k, h);
+    assert!(dgamma_q.len() == h.size && dgamma_k.len() == h.size, "qk_norm: dgamma {dgamma_q:?}, {dgamma_k:?} of {h:?}");
+    let (width, heads) = (h.width(), h.q + h.kv);
+    let outs = [dqkv, dgamma_q, dgamma_k];
+    let ins = [dy, qkv, stats, gamma_q, gamma_k];
+    match dev {
+        Device::Cpu(d) => d.arena.op(outs, ins, |[dx, dgamma_q, dgamma_k], [dy, x, stats, gamma_q, gamma_k]| {
+            let step = per_task(width);
+            let rows = dx.par_chunks_mut(step * width).zip(dy.par_chunks(step * width)).zip(x.par_chunks(step * width));
+            rows.zip(stats.par_chunks(step * heads)).for_each(|(((dx, dy), x), stats)| {
+                let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
+                rows.zip(stats.chunks_exact(heads))
+                    .for_each(|(((dx, dy), x), s)| row_backward(dx, dy, x, s, gamma_q, gamma_k, h));
+            });
+            add_gamma(dgamma_q, dy, x, stats, 0..h.q, h);
+            add_gamma(dgamma_k, dy, x, stats, h.q..heads, h);
+        }),
+        Device::Reference(d) => d.arena.op(outs, ins, |[dx, dgamma_q, dgamma_k], [dy, x, stats, gamma_q, gamma_k]| {
+            dx.copy_from_slice(dy);
+            for (s, r) in stats.iter().enumerate() {
+                let is_q = s % heads < h.q;
+                let (at, gamma) = (head_at(s, h), if is_q { gamma_q } else { gamma_k });
+                let dgamma = if is_q { &mut *dgamma_q } else { &mut *dgamma_k };
+                let along = (0..h.size).map(|i| gamma[i] * dy[at + i] * x[at + i] * r).sum::<f64>() / h.size as f64;
+                for i in 0..h.size {
+                    dx[at + i] = r * (gamma[i] * dy[at + i] - x[at + i] * r * along);
+                    dgamma[i] += dy[at + i] * x[at + i] * r;
+                }
+            }
+        }),
+    }
 }
-fn bwd<R: Real>(dx: &mut [R], dgq: &mut [R], dgk: &mut [R], dy: &[R], x: &[R], stats: &[R], gq: &[R], gk: &[R], h: Heads) {
-    let (w, s) = (h.width(), h.size);
-    for row in 0..x.len() / w {
-        for head in 0..h.q + 2 * h.kv {
-            let at = row * w + head * s;
-            if head >= h.q + h.kv {
-                dx[at..at + s].copy_from_slice(&dy[at..at + s]);
-                continue;
+
+fn check(rows: [Tensor; 3], stats: Tensor, gamma_q: Tensor, gamma_k: Tensor, h: Heads) {
+    let n = rows[0].rows;
+    assert!(rows.iter().all(|t| (t.rows, t.cols) == (n, h.width())), "qk_norm: {rows:?} of {h:?}");
+    assert_eq!((stats.rows, stats.cols), (n, h.q + h.kv), "qk_norm: stats {stats:?} of {h:?}");
+    assert!(gamma_q.len() == h.size && gamma_k.len() == h.size, "qk_norm: gamma {gamma_q:?}, {gamma_k:?} of {h:?}");
+}
+
+/// Where the head of the stats' element `s` starts in the rows.
+fn head_at(s: usize, h: Heads) -> usize {
+    s / (h.q + h.kv) * h.width() + s % (h.q + h.kv) * h.size
+}
+
+/// dγ += Σ dy x r over the rows' heads `heads`: blocks of rows in parallel, their sums added in order.
+fn add_gamma(dgamma: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], heads: std::ops::Range<usize>, h: Heads) {
+    /// Structural: fixed, so that the threads do not show in the sum.
+    const ROWS: usize = 32;
+    let (width, per_row) = (h.width(), h.q + h.kv);
+    let blocks = dy.par_chunks(ROWS * width).zip(x.par_chunks(ROWS * width)).zip(stats.par_chunks(ROWS * per_row));
+    let sums: Vec<Vec<f32>> = blocks
+        .map(|((dy, x), stats)| {
+            let mut sums = vec![0f32; h.size];
+            for r in 0..dy.len() / width {
+                for head in heads.clone() {
+                    let at = r * width + head * h.size;
+                    add_scaled(&mut sums, &dy[at..][..h.size], &x[at..][..h.size], stats[r * per_row + head]);
+                }
             }
-            let (g, dg) = if head < h.q { (gq, &mut *dgq) } else { (gk, &mut *dgk) };
-            let r = stats[row * (h.q + h.kv) + head];
-            let mut dot = R::default();
-            for i in 0..s {
-                let hat = x[at + i] * r;
-                dg[i] += dy[at + i] * hat;
-                dot += dy[at + i] * g[i] * hat / R::of(s as f64);
+            sums
+        })
+        .collect();
+    sums.iter().for_each(|sums| dgamma.iter_mut().zip(sums).for_each(|(d, s)| *d += s));
+}
+
+wide! {
+    fn row_forward(y: &mut [f32], stats: &mut [f32], x: &[f32], gamma_q: &[f32], gamma_k: &[f32], eps: f32, h: Heads) {
+        let d = h.size;
+        let copied = stats.len() * d;
+        y[copied..].copy_from_slice(&x[copied..]);
+        for (head, ((y, x), r)) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(stats).enumerate() {
+            let gamma = if head < h.q { gamma_q } else { gamma_k };
+            *r = 1.0 / (sum(d, |i| x[i] * x[i]) / d as f32 + eps).sqrt();
+            for ((y, x), gamma) in y.iter_mut().zip(x).zip(gamma) {
+                *y = gamma * (x * *r);
             }
-            for i in 0..s {
-                dx[at + i] = r * (dy[at + i] * g[i] - x[at + i] * r * dot);
+        }
+    }
+
+    fn row_backward(dx: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], gamma_q: &[f32], gamma_k: &[f32], h: Heads) {
+        let d = h.size;
+        let copied = stats.len() * d;
+        dx[copied..].copy_from_slice(&dy[copied..]);
+        let heads = dx.chunks_exact_mut(d).zip(dy.chunks_exact(d)).zip(x.chunks_exact(d)).zip(stats);
+        for (head, (((dx, dy), x), r)) in heads.enumerate() {
+            let gamma = if head < h.q { &gamma_q[..d] } else { &gamma_k[..d] };
+            let along = sum(d, |i| gamma[i] * dy[i] * (x[i] * r)) / d as f32;
+            for (((dx, dy), x), gamma) in dx.iter_mut().zip(dy).zip(x).zip(gamma) {
+                *dx = r * (gamma * dy - x * r * along);
             }
+        }
+    }
+
+    fn add_scaled(sums: &mut [f32], dy: &[f32], x: &[f32], r: f32) {
+        for ((sum, dy), x) in sums.iter_mut().zip(dy).zip(x) {
+            *sum = dy.mul_add(x * r, *sum);
         }
     }
 }

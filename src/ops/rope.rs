@@ -1,53 +1,124 @@
-//! Rotary positions, half-split.
+//! Rotary positions (Su et al. 2021) in the half-split form of Llama's Hugging Face weights (`rotate_half`).
+//!
+//! ```text
+//! angle_i = position · θ^(−2i/D)                          i = 0 … D/2 − 1
+//! (a, b) = (x_i, x_{i + D/2})    →    (a cos − b sin, b cos + a sin)
+//! ```
+//! The table (T, D) holds per position the D/2 cosines and then the D/2 sines; qkv rows are (q_1…q_H | k_1…k_K | v_1…v_K),
+//! of which the q and k heads are turned in place. The backward turns by the negative angle.
 use super::attention::Heads;
-use super::real::Real;
+use super::rows::per_task;
+use super::simd::wide;
 use crate::device::Device;
-use crate::on_both;
 use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// How the frequencies are stretched for contexts longer than the pretraining's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scaling {
     None,
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
+    /// Llama 3.1: wavelengths above `original / low` are stretched by `factor`, those below `original / high` kept, and
+    /// those between blended (`rope_type: llama3` of transformers' `modeling_rope_utils.py`).
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
 }
-pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
-    let half = table.cols / 2;
-    on_both!(dev, [table], [], fill(table, half, theta, scaling))
-}
-fn fill<R: Real>(t: &mut [R], half: usize, theta: f64, scaling: Scaling) {
-    for (pos, row) in t.chunks_mut(2 * half).enumerate() {
-        for i in 0..half {
-            let mut f = theta.powf(-(i as f64) / half as f64);
-            if let Scaling::Llama3 { factor, low, high, original } = scaling {
-                let wave = 2.0 * std::f64::consts::PI / f;
-                if wave > original / low {
-                    f /= factor;
-                } else if wave > original / high {
-                    let s = (original / wave - low) / (high - low);
-                    f = (1.0 - s) * f / factor + s * f;
-                }
+
+impl Scaling {
+    fn apply(self, frequency: f64) -> f64 {
+        match self {
+            Scaling::None => frequency,
+            Scaling::Llama3 { factor, low, high, original } => {
+                let turns = original * frequency / std::f64::consts::TAU;
+                // turns within the original context: below `low` stretched, above `high` kept
+                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                frequency * (kept + (1.0 - kept) / factor)
             }
-            row[i] = R::of((pos as f64 * f).cos());
-            row[half + i] = R::of((pos as f64 * f).sin());
         }
     }
 }
+
+/// Fills table (T, D).
+pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
+    let d = table.cols;
+    assert!(d % 2 == 0, "rope: table {table:?} has an odd number of columns");
+    let value = |at: usize| {
+        let (position, i) = (at / d, at % d);
+        let pair = i % (d / 2);
+        let angle = position as f64 * scaling.apply(theta.powf(-2.0 * pair as f64 / d as f64));
+        if i < d / 2 { angle.cos() } else { angle.sin() }
+    };
+    match dev {
+        Device::Cpu(dev) => dev.arena.op([table], [], |[t], []| {
+            t.par_iter_mut().with_min_len(1024).enumerate().for_each(|(i, t)| *t = value(i) as f32);
+        }),
+        Device::Reference(dev) => dev.arena.op([table], [], |[t], []| (0..t.len()).for_each(|i| t[i] = value(i))),
+    }
+}
+
+/// Turns q and k heads in place. The position of row n is `positions[n]`, or n mod T.
 pub fn forward(dev: &Device, qkv: Tensor, table: Tensor, h: Heads, positions: Option<&[u32]>) {
-    on_both!(dev, [qkv], [table], rotate(qkv, table, h, positions, 1.0))
+    turn(dev, qkv, table, h, positions, Way::Forward);
 }
+
+/// Turns the gradients of the q and k heads back, in place.
 pub fn backward(dev: &Device, dqkv: Tensor, table: Tensor, h: Heads, positions: Option<&[u32]>) {
-    on_both!(dev, [dqkv], [table], rotate(dqkv, table, h, positions, -1.0))
+    turn(dev, dqkv, table, h, positions, Way::Back);
 }
-fn rotate<R: Real>(x: &mut [R], table: &[R], h: Heads, positions: Option<&[u32]>, sign: f64) {
-    let half = h.size / 2;
-    for (n, row) in x.chunks_mut(h.width()).enumerate() {
-        let pos = positions.map_or(n % h.seq, |p| p[n] as usize);
-        let angles = &table[pos * h.size..][..h.size];
-        for head in row.chunks_mut(h.size).take(h.q + h.kv) {
-            for i in 0..half {
-                let (c, s) = (angles[i], angles[half + i] * R::of(sign));
-                let (a, b) = (head[i], head[half + i]);
-                head[i] = a * c - b * s;
-                head[half + i] = a * s + b * c;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Forward,
+    Back,
+}
+
+fn turn(dev: &Device, qkv: Tensor, table: Tensor, h: Heads, positions: Option<&[u32]>, way: Way) {
+    assert_eq!(qkv.cols, h.width(), "rope: {qkv:?} of {h:?}");
+    assert_eq!(table.cols, h.size, "rope: table {table:?} of {h:?}");
+    assert!(positions.is_none_or(|p| p.len() == qkv.rows), "rope: {qkv:?} and other positions");
+    let position = |n: usize| positions.map_or(n % h.seq, |p| p[n] as usize);
+    let last = (0..qkv.rows).map(position).max();
+    assert!(last.is_none_or(|p| p < table.rows), "rope: position {last:?} in table {table:?}");
+    let (d, turned) = (h.size, (h.q + h.kv) * h.size);
+    match dev {
+        Device::Cpu(dev) => dev.arena.op([qkv], [table], |[x], [table]| {
+            let step = per_task(h.width());
+            x.par_chunks_mut(step * h.width()).enumerate().for_each(|(i, x)| {
+                for (r, row) in x.chunks_exact_mut(h.width()).enumerate() {
+                    turn_row(&mut row[..turned], &table[position(i * step + r) * d..][..d], way);
+                }
+            });
+        }),
+        Device::Reference(dev) => dev.arena.op([qkv], [table], |[x], [table]| {
+            for n in 0..x.len() / h.width() {
+                for head in 0..h.q + h.kv {
+                    for i in 0..d / 2 {
+                        let (cos, mut sin) = (table[position(n) * d + i], table[position(n) * d + d / 2 + i]);
+                        if way == Way::Back {
+                            sin = -sin;
+                        }
+                        let at = n * h.width() + head * d + i;
+                        (x[at], x[at + d / 2]) = (x[at] * cos - x[at + d / 2] * sin, x[at + d / 2] * cos + x[at] * sin);
+                    }
+                }
+            }
+        }),
+    }
+}
+
+wide! {
+    fn turn_row(row: &mut [f32], table: &[f32], way: Way) {
+        let d = table.len();
+        let (cos, sin) = table.split_at(d / 2);
+        let sign = if way == Way::Back { -1.0 } else { 1.0 };
+        for head in row.chunks_exact_mut(d) {
+            let (a, b) = head.split_at_mut(d / 2);
+            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                let sin = sign * sin;
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
         }
     }

@@ -1,0 +1,53 @@
+//! One new row against a cache of keys and values: generation. A task is a query head.
+use super::Heads;
+use crate::device::Precision;
+use crate::ops::gemm::round;
+use crate::ops::simd::{dot, exp, max, round_bf16, wide};
+use rayon::prelude::*;
+
+pub fn decode(precision: Precision, y: &mut [f32], qkv: &[f32], k: &[f32], v: &[f32], len: usize, h: Heads) {
+    let (d, cols) = (h.size, h.kv * h.size);
+    y.par_chunks_mut(d).enumerate().for_each(|(head, y)| {
+        let column = head / h.group() * d;
+        let (mut q, mut row, mut p) = (vec![0f32; d], vec![0f32; d], vec![0f32; len]);
+        let read = |row: &mut [f32], x: &[f32]| match precision {
+            Precision::Fp32 => row.copy_from_slice(x),
+            Precision::Bf16 => round(row, x),
+        };
+        read(&mut q, &qkv[head * d..][..d]);
+        for (j, p) in p.iter_mut().enumerate() {
+            read(&mut row, &k[j * cols + column..][..d]);
+            *p = score(&q, &row) * h.scale() as f32;
+        }
+        let total = soften(&mut p);
+        y.fill(0.0);
+        for (j, p) in p.iter().enumerate() {
+            read(&mut row, &v[j * cols + column..][..d]);
+            add_scaled(y, if precision == Precision::Bf16 { round_bf16(*p) } else { *p }, &row);
+        }
+        y.iter_mut().for_each(|y| *y /= total);
+    });
+}
+
+wide! {
+    fn score(q: &[f32], k: &[f32]) -> f32 {
+        dot(q, k)
+    }
+
+    /// p = e^(p − max p); returns Σ p.
+    fn soften(p: &mut [f32]) -> f32 {
+        let top = max(p);
+        let mut total = 0.0;
+        for p in p {
+            *p = exp(*p - top);
+            total += *p;
+        }
+        total
+    }
+
+    fn add_scaled(y: &mut [f32], p: f32, v: &[f32]) {
+        for (y, v) in y.iter_mut().zip(v) {
+            *y = v.mul_add(p, *y);
+        }
+    }
+}

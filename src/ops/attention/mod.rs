@@ -1,0 +1,113 @@
+//! Causal self-attention in tiles: no T×T matrix exists (Dao 2023, FlashAttention-2, here for caches of a CPU).
+//!
+//! ```text
+//! s_ij = q_i · k_j / √D      j from the document's start to i
+//! p_ij = e^(s_ij − lse_i)    lse_i = log Σ_j e^(s_ij)
+//! y_i  = Σ_j p_ij v_j
+//!
+//! dv_j = Σ_i p_ij dy_i       dp_ij = dy_i · v_j      δ_i = dy_i · y_i = Σ_j p_ij dp_ij
+//! ds_ij = p_ij (dp_ij − δ_i) / √D
+//! dq_i = Σ_j ds_ij k_j       dk_j = Σ_i ds_ij q_i
+//! ```
+//! Rows of qkv (B·T, (H + 2K) D) are (q_1…q_H | k_1…k_K | v_1…v_K); y (B·T, H D); lse (B·T, H). Query head h reads
+//! key/value head h K / H. With bf16, what enters a product (q, k, v, p, dy, ds) is rounded; softmax and sums are f32.
+//!
+//! `starts`: for each row, the position in its sequence where its document begins; no row looks further back.
+mod backward;
+mod decode;
+mod forward;
+mod reference;
+mod tiles;
+
+pub use tiles::workspace_elements;
+
+use crate::device::Device;
+use crate::tensor::Tensor;
+
+/// How a row of qkv is divided, and how long a sequence is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// H, query heads.
+    pub q: usize,
+    /// K, key/value heads: a divisor of H.
+    pub kv: usize,
+    /// D, the width of a head.
+    pub size: usize,
+    /// T, the rows of a sequence.
+    pub seq: usize,
+}
+
+impl Heads {
+    /// Columns of qkv.
+    pub fn width(self) -> usize {
+        (self.q + 2 * self.kv) * self.size
+    }
+    /// Query heads that share a key/value head.
+    fn group(self) -> usize {
+        self.q / self.kv
+    }
+    /// The first column of key head `kv`, and of value head `kv`.
+    fn key(self, kv: usize) -> usize {
+        (self.q + kv) * self.size
+    }
+    fn value(self, kv: usize) -> usize {
+        (self.q + self.kv + kv) * self.size
+    }
+    /// 1/√D
+    fn scale(self) -> f64 {
+        1.0 / (self.size as f64).sqrt()
+    }
+}
+
+/// y = attention(q, k, v); lse for the backward.
+pub fn forward(dev: &Device, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
+    check(y, lse, qkv, h, starts);
+    match dev {
+        Device::Cpu(d) => d.arena.op([y, lse], [qkv], |[y, lse], [qkv]| forward::forward(d.precision, y, lse, qkv, h, starts)),
+        Device::Reference(d) => d.arena.op([y, lse], [qkv], |[y, lse], [qkv]| reference::forward(y, lse, qkv, h, starts)),
+    }
+}
+
+/// dqkv = ∂qkv.
+pub fn backward(dev: &Device, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
+    check(y, lse, qkv, h, starts);
+    assert_eq!((dqkv.rows, dqkv.cols), (qkv.rows, qkv.cols), "attention: dqkv {dqkv:?} of {qkv:?}");
+    assert_eq!((dy.rows, dy.cols), (y.rows, y.cols), "attention: dy {dy:?} of {y:?}");
+    match dev {
+        Device::Cpu(d) => d.arena.op([dqkv], [dy, y, lse, qkv], |[dqkv], [dy, y, lse, qkv]| {
+            backward::backward(d.precision, dqkv, dy, y, lse, qkv, h, starts);
+        }),
+        Device::Reference(d) => {
+            d.arena.op([dqkv], [dy, qkv], |[dqkv], [dy, qkv]| reference::backward(dqkv, dy, qkv, h, starts));
+        }
+    }
+}
+
+/// One new row against a cache: y (1, H D) for the qkv row (1, width). cache_k and cache_v (≥ len, K D) hold `len` rows,
+/// of which the last is the new row's own: the caller has copied its k and v there.
+pub fn decode(dev: &Device, y: Tensor, qkv: Tensor, cache_k: Tensor, cache_v: Tensor, len: usize, h: Heads) {
+    assert!((qkv.rows, qkv.cols) == (1, h.width()) && y.len() == h.q * h.size, "decode: y {y:?}, qkv {qkv:?}, {h:?}");
+    for cache in [cache_k, cache_v] {
+        assert!(cache.cols == h.kv * h.size && 0 < len && len <= cache.rows, "decode: {len} rows of cache {cache:?}, {h:?}");
+    }
+    match dev {
+        Device::Cpu(d) => {
+            d.arena.op([y], [qkv, cache_k, cache_v], |[y], [qkv, k, v]| decode::decode(d.precision, y, qkv, k, v, len, h))
+        }
+        Device::Reference(d) => {
+            d.arena.op([y], [qkv, cache_k, cache_v], |[y], [qkv, k, v]| reference::decode(y, qkv, k, v, len, h))
+        }
+    }
+}
+
+fn check(y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
+    assert!(h.kv > 0 && h.q % h.kv == 0 && h.seq > 0, "attention: {h:?}");
+    assert!(qkv.cols == h.width() && qkv.rows % h.seq == 0, "attention: qkv {qkv:?} of {h:?}");
+    assert_eq!((y.rows, y.cols), (qkv.rows, h.q * h.size), "attention: y {y:?} of {h:?}");
+    assert_eq!((lse.rows, lse.cols), (qkv.rows, h.q), "attention: lse {lse:?} of {h:?}");
+    if let Some(starts) = starts {
+        assert_eq!(starts.len(), qkv.rows, "attention: starts of {qkv:?}");
+        let late = (0..qkv.rows).find(|&n| starts[n] as usize > n % h.seq);
+        assert!(late.is_none(), "attention: row {late:?} lies before its document's start");
+    }
+}

@@ -1,0 +1,242 @@
+//! Wide loops without a compiler flag: [`wide!`] compiles a function's body for AVX-512, for AVX2 and for the baseline,
+//! and picks at run time. Inside, plain loops over slices vectorise by themselves; sums are written over [`LANES`]
+//! accumulators, because the compiler may not reorder a float sum, and so they are the same sum whatever the vector width.
+//!
+//! ```text
+//! wide! { fn scale(y: &mut [f32], a: f32) { for y in y { *y *= a } } }
+//! ```
+//! [`exp`] is branch-free: Cody–Waite reduction by n·ln 2 and a polynomial of degree 6, so that loops over it vectorise.
+
+/// Structural: accumulators of a sum; one vector of AVX-512, two of AVX2. A change changes the last bits of results.
+pub const LANES: usize = 16;
+
+/// Defines functions whose bodies are compiled for several instruction sets and dispatched at run time. What the body
+/// calls must be `#[inline(always)]` to be compiled along.
+macro_rules! wide {
+    ($($(#[$attribute:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)+) => {$(
+        $(#[$attribute])*
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn portable($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    portable($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    portable($($arg),*)
+                }
+                match $crate::ops::simd::level() {
+                    // SAFETY: the processor has these instructions: `level` asked it.
+                    $crate::ops::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::ops::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::ops::simd::Level::Portable => {}
+                }
+            }
+            portable($($arg),*)
+        }
+    )+};
+}
+pub(super) use wide;
+
+/// The instruction sets that [`wide!`] compiles for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Portable,
+    Avx2,
+    Avx512,
+}
+
+/// The widest that this processor has (the answer is cached by the standard library).
+#[inline]
+pub fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq");
+        if fma && avx512 {
+            return Level::Avx512;
+        }
+        if fma {
+            return Level::Avx2;
+        }
+    }
+    Level::Portable
+}
+
+/// eˣ within 2 units in the last place; 0 below −87.33, f32's largest power near 88.7 and above, NaN stays NaN.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const LOW: f32 = -87.33;
+    const HIGH: f32 = 88.37;
+    /// 1.5 · 2²³: adding it leaves round(x) in the low bits of the mantissa.
+    const SHIFT: f32 = 12_582_912.0;
+    // comparisons, not min and max: those would forget a NaN
+    let clamped = if x < LOW { LOW } else { x };
+    let clamped = if clamped > HIGH { HIGH } else { clamped };
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, SHIFT);
+    let n = shifted - SHIFT;
+    let r = n.mul_add(-0.693_145_75, clamped);
+    let r = n.mul_add(-1.428_606_8e-6, r);
+    let p = 1.388_888_9e-3_f32;
+    let p = p.mul_add(r, 8.333_334e-3);
+    let p = p.mul_add(r, 4.166_666_8e-2);
+    let p = p.mul_add(r, 1.666_666_7e-1);
+    let p = p.mul_add(r, 0.5);
+    let p = p.mul_add(r, 1.0);
+    let p = p.mul_add(r, 1.0);
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < LOW { 0.0 } else { p * power }
+}
+
+/// 1 / (1 + e⁻ˣ).
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Adds the lanes in a fixed tree.
+#[inline(always)]
+pub fn fold(lanes: [f32; LANES]) -> f32 {
+    let mut lanes = lanes;
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Σ f(i) over `0..len`, in [`LANES`] interleaved sums.
+#[inline(always)]
+pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let whole = len - len % LANES;
+    for first in (0..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += f(first + lane);
+        }
+    }
+    for i in whole..len {
+        lanes[i - whole] += f(i);
+    }
+    fold(lanes)
+}
+
+/// aᵀ b.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (whole_a, rest_a) = a.as_chunks::<LANES>();
+    let (whole_b, rest_b) = b.as_chunks::<LANES>();
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        for i in 0..LANES {
+            lanes[i] = a[i].mul_add(b[i], lanes[i]);
+        }
+    }
+    for (i, (a, b)) in rest_a.iter().zip(rest_b).enumerate() {
+        lanes[i] = a.mul_add(*b, lanes[i]);
+    }
+    fold(lanes)
+}
+
+/// The largest element; NaN if there is one, −∞ if there is none.
+#[inline(always)]
+pub fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        for i in 0..LANES {
+            // written so that a NaN in x is taken, and then kept
+            lanes[i] = if x[i] <= lanes[i] || lanes[i].is_nan() { lanes[i] } else { x[i] };
+        }
+    }
+    for x in rest {
+        lanes[0] = if *x <= lanes[0] || lanes[0].is_nan() { lanes[0] } else { *x };
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, |m, x| if x <= m || m.is_nan() { m } else { x })
+}
+
+/// Rounds to the nearest bfloat16, ties to even, and back: what a bf16 product reads. NaN stays NaN.
+#[inline(always)]
+pub fn round_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    if x.is_nan() { x } else { f32::from_bits(rounded) }
+}
+
+wide! {
+    /// y += x.
+    pub fn add_to(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+
+    /// y = a + b.
+    pub fn sum_of_two(y: &mut [f32], a: &[f32], b: &[f32]) {
+        for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
+            *y = a + b;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_of_the_last_place() {
+        let mut worst = 0f64;
+        for i in 0..2_000_000 {
+            let x = -87.3 + 175.6 * (i as f32) / 2e6;
+            let exact = f64::from(x).exp();
+            worst = worst.max(((f64::from(exp(x)) - exact) / exact).abs());
+        }
+        assert!(worst < 2.0 * 2f64.powi(-24) * 2.0, "relative error {worst:e}");
+    }
+
+    #[test]
+    fn exp_at_the_ends() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-1e9), 0.0);
+        assert!(exp(f32::INFINITY) > 2e38 && exp(1e9).is_finite());
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn reductions_see_every_element_once() {
+        for len in 0..70 {
+            let x: Vec<f32> = (0..len).map(|i| (i + 1) as f32).collect();
+            let total = (len * (len + 1) / 2) as f32;
+            assert_eq!(sum(len, |i| x[i]), total);
+            assert_eq!(dot(&x, &vec![1.0; len]), total);
+            assert_eq!(max(&x), if len == 0 { f32::NEG_INFINITY } else { len as f32 });
+            for at in 0..len {
+                let mut y = x.clone();
+                y[at] = f32::NAN;
+                assert!(max(&y).is_nan(), "NaN at {at} of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_even_as_half_does() {
+        for i in 0..200_000u32 {
+            let x = f32::from_bits(i.wrapping_mul(2_654_435_761));
+            if !x.is_nan() {
+                assert_eq!(round_bf16(x).to_bits(), half::bf16::from_f32(x).to_f32().to_bits(), "{x:e}");
+            }
+        }
+        assert!(round_bf16(f32::NAN).is_nan());
+    }
+}

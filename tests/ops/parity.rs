@@ -1,0 +1,251 @@
+//! The CPU kernels, fp32, against the reference: every element, over sizes of 1, odd sizes, and sizes that are no
+//! multiple of a vector or a tile.
+use crate::bench::{Bench, Numbers};
+use llm_train::ops::activation::Activation;
+use llm_train::ops::adamw::Step;
+use llm_train::ops::attention::Heads;
+use llm_train::ops::norm::Norm;
+use llm_train::ops::rope::Scaling;
+use llm_train::ops::{MASKED, activation, adamw, attention, elementwise, embedding, linear, loss, norm, qk_norm, rope};
+
+const SIZES: [(usize, usize); 8] = [(1, 1), (1, 7), (3, 16), (5, 33), (17, 64), (2, 129), (64, 100), (130, 257)];
+
+#[test]
+fn of_elementwise() {
+    for (n, c) in SIZES.into_iter().chain([(5, 16 * 1024)]) {
+        let mut b = Bench::default();
+        let (x, y, zero, sum) = (b.matrix(n, c), b.output(n, c), b.output(n, c), b.output(n, c));
+        b.agree("elementwise", &[y, zero, sum], 1e-7, |dev| {
+            elementwise::zero(dev, zero);
+            elementwise::copy(dev, y, x);
+            elementwise::add(dev, sum, x, y);
+        });
+        let (reference, cpu) = (b.reference(), b.cpu(2, llm_train::device::Precision::Fp32));
+        let (exact, found) = (elementwise::square_sum(&reference, x), cpu.install(|| elementwise::square_sum(&cpu, x)));
+        assert!((exact - found).abs() <= 1e-12 * exact, "{found} for {exact}");
+    }
+}
+
+#[test]
+fn of_linear() {
+    for (n, c) in SIZES {
+        for o in [1, 6, 35, 128] {
+            for with in [false, true] {
+                let mut b = Bench::default();
+                let (y, x, w) = (b.output(n, o), b.matrix(n, c), b.matrix(o, c));
+                let (bias, residual) = (b.matrix(1, o), b.matrix(n, o));
+                let (dx, dw, db, dy) = (b.output(n, c), b.matrix(o, c), b.matrix(1, o), b.matrix(n, o));
+                let option = |t| with.then_some(t);
+                b.agree("linear", &[y, dx, dw, db], 1e-5, |dev| {
+                    linear::forward(dev, y, x, w, option(bias), option(residual));
+                    linear::backward(dev, dx, dw, option(db), dy, x, w);
+                });
+                b.agree("linear with one of two", &[y], 1e-5, |dev| linear::forward(dev, y, x, w, option(bias), None));
+                b.agree("linear with one of two", &[y], 1e-5, |dev| linear::forward(dev, y, x, w, None, option(residual)));
+            }
+        }
+    }
+}
+
+#[test]
+fn of_norms() {
+    for (n, c) in SIZES {
+        for kind in [Norm::Layer, Norm::Rms] {
+            let mut b = Bench::default();
+            let (y, stats, x, gamma, beta) = (b.output(n, c), b.output(n, 2), b.matrix(n, c), b.matrix(1, c), b.matrix(1, c));
+            let (dx, dgamma, dbeta, dy) = (b.matrix(n, c), b.matrix(1, c), b.matrix(1, c), b.matrix(n, c));
+            let option = |t| (kind == Norm::Layer).then_some(t);
+            b.agree(&format!("{kind:?} {n} {c}"), &[y, dx, dgamma, dbeta], 2e-5, |dev| {
+                norm::forward(dev, kind, 1e-3, y, stats, x, gamma, option(beta));
+                norm::backward(dev, kind, dx, dgamma, option(dbeta), dy, x, stats, gamma);
+            });
+        }
+    }
+}
+
+#[test]
+fn of_activations() {
+    for (n, f) in SIZES {
+        for kind in [Activation::Gelu, Activation::Relu, Activation::SwiGlu] {
+            let mut b = Bench::default();
+            let mut numbers = Numbers::new(3);
+            let cols = kind.inputs() * f;
+            // −12 … 12: far into both tails
+            let x = b.filled(n, cols, (0..n * cols).map(|_| 12.0 * numbers.real()).collect());
+            let (y, dx, dy) = (b.output(n, f), b.output(n, cols), b.matrix(n, f));
+            b.agree(&format!("{kind:?} {n} {f}"), &[y, dx], 2e-6, |dev| {
+                activation::forward(dev, kind, y, x);
+                activation::backward(dev, kind, dx, dy, x);
+            });
+        }
+    }
+}
+
+#[test]
+fn of_embedding() {
+    for (n, c) in SIZES {
+        for vocab in [1, 37, 300] {
+            let mut b = Bench::default();
+            let mut numbers = Numbers::new(5);
+            let tokens: Vec<u32> = (0..n).map(|_| numbers.integer(vocab) as u32).collect();
+            let (seq, offset) = (n.div_ceil(2), 2);
+            let positions: Vec<u32> = (0..n).map(|_| numbers.integer(seq) as u32).collect();
+            let (x, wte, wpe) = (b.output(n, c), b.matrix(vocab, c), b.matrix(seq + offset, c));
+            let (dx, dwte, dwpe) = (b.matrix(n, c), b.matrix(vocab, c), b.matrix(seq + offset, c));
+            for positions in [None, Some(positions.as_slice())] {
+                b.agree("embedding", &[x, dwte, dwpe], 1e-5, |dev| {
+                    embedding::forward(dev, x, &tokens, seq, wte, Some(wpe), offset, positions);
+                    embedding::backward(dev, dwte, Some(dwpe), dx, &tokens, seq, offset, positions);
+                });
+            }
+            b.agree("embedding without positions", &[x, dwte], 1e-5, |dev| {
+                embedding::forward(dev, x, &tokens, seq, wte, None, 0, None);
+                embedding::backward(dev, dwte, None, dx, &tokens, seq, 0, None);
+            });
+        }
+    }
+}
+
+#[test]
+fn of_cross_entropy() {
+    for (n, cols) in SIZES.into_iter().chain([(3, 5000)]) {
+        for padding in [0, 3] {
+            let vocab = cols.saturating_sub(padding).max(1);
+            let mut b = Bench::default();
+            let mut numbers = Numbers::new(11);
+            let target = |i: usize, numbers: &mut Numbers| if i % 4 == 3 { MASKED } else { numbers.integer(vocab) as u32 };
+            let targets: Vec<u32> = (0..n).map(|i| target(i, &mut numbers)).collect();
+            let z = b.filled(n, cols, (0..n * cols).map(|_| 20.0 * numbers.real()).collect());
+            let losses = [b.output(1, 1), b.output(1, 1)];
+            b.agree(&format!("cross-entropy {n} {cols}"), &[z, losses[0], losses[1]], 1e-6, |dev| {
+                let only = loss::cross_entropy_only(dev, z, &targets, vocab);
+                let whole = loss::cross_entropy(dev, z, &targets, vocab, 0.25);
+                assert!((only - whole).abs() <= 1e-12 * whole.abs(), "{only} without, {whole} with the gradient");
+                dev.write(losses[0], &[only as f32 / n as f32]);
+                dev.write(losses[1], &[whole as f32 / n as f32]);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_nan_or_an_infinity_reaches_the_loss() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut b = Bench::default();
+        let mut values = vec![0.5; 40];
+        values[33] = bad;
+        let z = b.filled(2, 20, values);
+        let cpu = b.cpu(1, llm_train::device::Precision::Fp32);
+        assert!(!loss::cross_entropy_only(&cpu, z, &[1, 2], 20).is_finite());
+        assert!(!loss::cross_entropy(&cpu, z, &[1, 2], 20, 1.0).is_finite());
+    }
+}
+
+#[test]
+fn of_adamw() {
+    for (n, c) in SIZES {
+        let mut b = Bench::default();
+        let (w, m, g) = (b.matrix(n, c), b.matrix(n, c), b.matrix(n, c));
+        let mut numbers = Numbers::new(13);
+        let v = b.filled(n, c, (0..n * c).map(|_| numbers.real().abs()).collect());
+        for (t, decay) in [(1, 0.1), (1000, 0.0)] {
+            let step = Step { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, t, scale: 0.5 };
+            b.agree("adamw", &[w, m, v], 2e-6, |dev| adamw::update(dev, w, m, v, g, decay, &step));
+        }
+    }
+}
+
+const HEADS: [Heads; 9] = [
+    Heads { q: 1, kv: 1, size: 2, seq: 1 },
+    Heads { q: 2, kv: 1, size: 6, seq: 3 },
+    Heads { q: 2, kv: 2, size: 16, seq: 31 },
+    Heads { q: 4, kv: 2, size: 8, seq: 64 },
+    Heads { q: 3, kv: 3, size: 64, seq: 65 },
+    Heads { q: 6, kv: 2, size: 10, seq: 100 },
+    Heads { q: 1, kv: 1, size: 128, seq: 130 },
+    Heads { q: 2, kv: 1, size: 80, seq: 257 },
+    Heads { q: 5, kv: 1, size: 18, seq: 192 },
+];
+
+/// Documents of many lengths: within a tile, across tiles, longer than a tile.
+pub fn starts(rows: usize, seq: usize) -> Vec<u32> {
+    let mut numbers = Numbers::new(17);
+    let (mut start, mut left) = (0, 0);
+    let row = |n: usize| {
+        if n % seq == 0 || left == 0 {
+            start = (n % seq) as u32;
+            left = 1 + numbers.integer(150);
+        }
+        left -= 1;
+        start
+    };
+    (0..rows).map(row).collect()
+}
+
+#[test]
+fn of_attention() {
+    for h in HEADS {
+        let n = 2 * h.seq;
+        let mut b = Bench::default();
+        let mut numbers = Numbers::new(19);
+        let qkv = b.filled(n, h.width(), (0..n * h.width()).map(|_| 2.0 * numbers.real()).collect());
+        let (y, lse, dy, dqkv) = (b.output(n, h.q * h.size), b.output(n, h.q), b.matrix(n, h.q * h.size), b.output(n, h.width()));
+        for starts in [None, Some(starts(n, h.seq))] {
+            b.agree(&format!("attention {h:?}"), &[y, lse, dqkv], 1e-5, |dev| {
+                attention::forward(dev, y, lse, qkv, h, starts.as_deref());
+                attention::backward(dev, dqkv, dy, y, lse, qkv, h, starts.as_deref());
+            });
+        }
+    }
+}
+
+#[test]
+fn of_decode() {
+    for h in HEADS {
+        let cols = h.kv * h.size;
+        let mut b = Bench::default();
+        let (y, qkv, k, v) = (b.output(1, h.q * h.size), b.matrix(1, h.width()), b.matrix(h.seq, cols), b.matrix(h.seq, cols));
+        for len in [1, h.seq.div_ceil(2), h.seq] {
+            b.agree(&format!("decode {h:?}"), &[y], 1e-5, |dev| attention::decode(dev, y, qkv, k, v, len, h));
+        }
+    }
+}
+
+#[test]
+fn of_rope() {
+    for h in HEADS {
+        let n = 2 * h.seq;
+        let mut b = Bench::default();
+        let mut numbers = Numbers::new(23);
+        let positions: Vec<u32> = (0..n).map(|_| numbers.integer(h.seq) as u32).collect();
+        let (qkv, dqkv, table) = (b.matrix(n, h.width()), b.matrix(n, h.width()), b.output(h.seq, h.size));
+        let llama3 = Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 64.0 };
+        for (positions, scaling) in [(None, Scaling::None), (Some(positions.as_slice()), llama3)] {
+            b.agree(&format!("rope {h:?}"), &[table, qkv, dqkv], 1e-6, |dev| {
+                rope::table(dev, table, 500_000.0, scaling);
+                rope::forward(dev, qkv, table, h, positions);
+                rope::backward(dev, dqkv, table, h, positions);
+            });
+        }
+    }
+}
+
+#[test]
+fn of_qk_norm() {
+    for h in HEADS {
+        let n = 2 * h.seq;
+        let mut b = Bench::default();
+        let (y, stats, x, dy, dx) = (
+            b.output(n, h.width()),
+            b.output(n, h.q + h.kv),
+            b.matrix(n, h.width()),
+            b.matrix(n, h.width()),
+            b.output(n, h.width()),
+        );
+        let [gamma_q, gamma_k, dgamma_q, dgamma_k] = [0; 4].map(|_| b.matrix(1, h.size));
+        b.agree(&format!("qk_norm {h:?}"), &[y, stats, dx, dgamma_q, dgamma_k], 2e-5, |dev| {
+            qk_norm::forward(dev, y, stats, x, gamma_q, gamma_k, 1e-3, h);
+            qk_norm::backward(dev, dx, dgamma_q, dgamma_k, dy, x, stats, gamma_q, gamma_k, h);
+        });
+    }
+}
