@@ -11,9 +11,9 @@
 //! Every rank has the same tasks in the same order and starts their pieces in that order, each kind by itself. So the
 //! rank that is furthest behind always finds what it waits for already sent, and nothing can lock. A message bears its
 //! task's number as a tag, and chunks of one task arrive in the order in which they were sent.
+use super::block;
 use super::reduce::{SLOTS, add_in_rank_order, chunk, staging_elements};
 use super::wire::{Comm, Requests};
-use super::block;
 use crate::device::Loan;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -78,7 +78,11 @@ struct Flight {
 
 enum Piece {
     /// `len` elements at `at` of the own block.
-    Chunk { slot: usize, at: usize, len: usize },
+    Chunk {
+        slot: usize,
+        at: usize,
+        len: usize,
+    },
     Gather,
 }
 
@@ -233,7 +237,9 @@ impl Bulk {
             // Nobody may be waiting: then the range goes back to the device at once.
             let _ = task.done.send(task.loan);
         }
-        if self.tasks.is_empty() && let Some(since) = self.since.take() {
+        if self.tasks.is_empty()
+            && let Some(since) = self.since.take()
+        {
             self.busy.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
         }
     }

@@ -78,8 +78,9 @@ pub fn abort(cause: &str) -> ! {
 /// From now on a panic of any thread ends the job.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|info| {
-        if std::env::var_os("RUST_BACKTRACE").is_some() {
-            eprintln!("{}", std::backtrace::Backtrace::force_capture());
+        let trace = std::backtrace::Backtrace::capture(); // there is one if RUST_BACKTRACE asks for it
+        if trace.status() == std::backtrace::BacktraceStatus::Captured {
+            eprintln!("{trace}");
         }
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().map(|s| s.to_string()).or_else(|| payload.downcast_ref::<String>().cloned());

@@ -15,9 +15,9 @@ mod reduce;
 mod solo;
 mod wire;
 pub use mpi::Mpi;
-pub use wire::{finalize, init, library};
 pub use reduce::staging_elements;
 pub use solo::Solo;
+pub use wire::{finalize, init, library};
 
 use crate::device::Loan;
 use std::sync::mpsc::Receiver;
@@ -45,19 +45,23 @@ pub trait Collective: Send + Sync {
     fn busy(&self) -> Duration;
 }
 
-/// A collective under way.
+/// A collective under way. Dropping it waits as well: the loan must be back before its arena can go.
 pub struct Ticket {
-    pub(crate) done: Option<Receiver<Loan>>,
+    done: Option<Receiver<Loan>>,
 }
 
 impl Ticket {
     /// Of a world of one.
-    pub fn at_once() -> Ticket {
+    fn at_once() -> Ticket {
         Ticket { done: None }
     }
     /// Waits until the range is complete and hands it back to the device.
-    pub fn wait(self) {
-        if let Some(done) = self.done {
+    pub fn wait(self) {}
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
             drop(fault::patiently(&done));
         }
     }

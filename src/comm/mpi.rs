@@ -166,7 +166,7 @@ impl Worker {
                 let mut requests = Requests::default();
                 self.words.barrier(&mut requests);
                 self.wait(requests);
-                drop(done.send(()));
+                let _ = done.send(());
             }
             Job::Node { done } => drop(done.send(self.tensors.node())),
             Job::Split { color, done } => drop(done.send(self.tensors.split(color))),
@@ -186,6 +186,9 @@ impl Worker {
 
     /// Everyone's `mine`, all of one length, one after another.
     fn equal(&mut self, mine: &[u8]) -> Vec<u8> {
+        if mine.is_empty() {
+            return vec![]; // MPI refuses empty buffers that share an address
+        }
         let mut all = vec![0; mine.len() * self.words.size()];
         let mut requests = Requests::default();
         // SAFETY: both live, untouched, until the wait is over.

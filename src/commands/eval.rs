@@ -56,7 +56,13 @@ impl Sums {
 
 impl Evaluator {
     /// `batches` global batches of `share`, windows in order; `None`: the whole corpus.
-    pub fn open(path: &Path, reading: &Reading, tokenizer: Option<&Path>, share: Share, batches: Option<u64>) -> Result<Evaluator> {
+    pub fn open(
+        path: &Path,
+        reading: &Reading,
+        tokenizer: Option<&Path>,
+        share: Share,
+        batches: Option<u64>,
+    ) -> Result<Evaluator> {
         let data = Data::open(&[path.display().to_string()], Order::AsWritten, reading)?;
         let all = data.windows().unwrap_or(0).div_ceil(share.global_batch as u64);
         let tokenizer: Option<PathBuf> = tokenizer.map(Path::to_path_buf).or_else(|| data::tokenizer_of(path));

@@ -125,6 +125,7 @@ pub fn config_of(dir: &Path) -> Result<Config> {
 
 /// Reads a `tokenizer.json`.
 pub fn open_tokenizer(file: &Path) -> Result<Tokenizer> {
-    Tokenizer::from_file(file)
-        .map_err(|e| Error::Input(format!("{}: expected a tokenizer.json (--tokenizer FILE names another), found: {e}", file.display())))
+    Tokenizer::from_file(file).map_err(|e| {
+        Error::Input(format!("{}: expected a tokenizer.json (--tokenizer FILE names another), found: {e}", file.display()))
+    })
 }

@@ -2,9 +2,9 @@
 //!
 //! The same functions give the tables that a run prints at its start, so that plan and run agree.
 use crate::checkpoint;
+use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
 use crate::commands::write_json;
-use crate::comm::staging_elements;
 use crate::config::Run;
 use crate::error::Result;
 use crate::metrics::{memory, units};
@@ -46,7 +46,11 @@ pub fn parameter_table(model: &Decoder) -> String {
     let total: u64 = (0..=last).map(of).sum();
     let mut out = format!("{:<18} {:>20}\n", "parameters", "number");
     let head = if c.tied { "final norm (head: tied)".to_string() } else { "final norm, head".to_string() };
-    let rows = [("embedding".to_string(), of(0)), (format!("{} blocks of {}", c.layers, units::thousands(of(1))), c.layers as u64 * of(1)), (head, of(last))];
+    let rows = [
+        ("embedding".to_string(), of(0)),
+        (format!("{} blocks of {}", c.layers, units::thousands(of(1))), c.layers as u64 * of(1)),
+        (head, of(last)),
+    ];
     for (name, count) in rows {
         out += &format!("  {name:<30} {:>20}\n", units::thousands(count));
     }

@@ -139,23 +139,12 @@ impl<'a> Parallel<'a> {
         std::mem::take(&mut self.clock)
     }
 
-    /// Waits for all that is in flight: the arena may be gone next.
-    fn land(&mut self) {
-        self.reducing.iter_mut().chain(&mut self.gathering).filter_map(Option::take).for_each(Ticket::wait);
-    }
-
     fn arrive(&mut self, group: usize) {
         if let Some(ticket) = self.gathering[group].take() {
             let began = Instant::now();
             ticket.wait();
             self.clock.exposed += began.elapsed();
         }
-    }
-}
-
-impl Drop for Parallel<'_> {
-    fn drop(&mut self) {
-        self.land();
     }
 }
 
