@@ -252,6 +252,7 @@ fn an_index_whose_sums_do_not_fit_is_refused() {
     refuse(34 + 8, 9, &["m.bin", "expected 24 bytes", "found 12"]); // the last length
     refuse(37, 0x80, &["m.idx", "lengths of 0 or more"]);
     refuse(34 + 12 + 8, 8, &["m.idx", "sequence 1 at byte 4", "found 8"]); // a pointer
+    refuse(34 + 12 + 16, 4, &["m.idx", "sequence 2 at byte 6", "found 4"]);
     refuse(34 + 36 + 8, 9, &["m.idx", "document numbers", "found 9"]);
     refuse(34 + 36 + 24, 2, &["m.idx", "last document number to be 3", "found 2"]);
     refuse(18, 2, &["m.idx", "2 sequences"]);

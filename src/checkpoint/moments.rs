@@ -83,7 +83,7 @@ pub(super) fn write(
 /// Fills `moments` (what this rank owns now) from the checkpoint `dir`, written by any number of ranks; reads no more
 /// than the overlapping parts.
 ///
-/// Errors: [`Error::Input`] naming the file when it is missing, damaged, or belongs to another model.
+/// Errors: [`crate::error::Error::Input`] naming the file when it is missing, damaged, or belongs to another model.
 pub fn load_optimizer(dir: &Path, dev: &Device, parameters: &[Parameter], moments: &[Moments]) -> Result<()> {
     let ranks = super::read_progress(dir)?.ranks;
     let mut files = Files { dir, ranks, open: BTreeMap::new() };

@@ -51,7 +51,7 @@ impl Source {
         }
         let mut header = vec![0; length as usize];
         file.read_exact_at(&mut header, 8).map_err(trouble)?;
-        let header: Metadata = serde_json::from_slice(&header).map_err(|e| refuse(format!("a header that is not: {e}")))?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|e| refuse(format!("a header that is not one: {e}")))?;
         let (data, expected) = (8 + length, 8 + length + header.data_len() as u64);
         if expected != found {
             bad_input!("{}: expected {expected} bytes by its header, found {found}", path.display());

@@ -50,6 +50,7 @@ pub struct Save<'a> {
 /// Errors: [`Error::Failed`] naming the file and the bytes written. What was there before is still whole then, and the
 /// unfinished folder is removed if that is possible.
 pub fn save(s: &Save, agree: &dyn Fn(Result<()>) -> Result<()>) -> Result<PathBuf> {
+    assert_eq!(s.progress.ranks, s.ranks, "ranks told to the reader against ranks that write");
     let (step, partial) = (s.progress.step, folder::partial(s.out, s.progress.step));
     let shards = weights::shards(s.parameters, s.shard_limit);
     let leads = s.rank == 0;

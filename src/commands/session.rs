@@ -212,14 +212,14 @@ fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Resul
     let order = Order::Shuffled { seed: run.train.seed };
     let data = match &run.data.source {
         Source::Synthetic => Data::synthetic(run.train.seed, &reading),
-        Source::Corpora(corpora) => Data::open(corpora, order, &reading)?,
+        Source::Corpora(corpora) => Data::open(&specs(corpora, order, &reading)?, order, &reading)?,
     };
     data.batch(samples, 0, &share)?;
     let corpus = match &run.data.source {
-        Source::Corpora(corpora) => Some(crate::data::Spec::parse(&corpora[0])?.path),
+        Source::Corpora(corpora) => Some(&corpora[0].path),
         Source::Synthetic => None,
     };
-    let tokenizer = run.data.tokenizer.clone().or_else(|| corpus.and_then(|c| crate::data::tokenizer_of(&c)));
+    let tokenizer = run.data.tokenizer.clone().or_else(|| corpus.and_then(|c| crate::data::tokenizer_of(c)));
     let reading = Reading { reset_attention: false, ..reading };
     let eval_share = Share { global_batch: share.ranks * share.micro_batch, ..share };
     let open = |path: &PathBuf| Evaluator::open(path, &reading, tokenizer.as_deref(), eval_share, run.eval.batches);
@@ -227,6 +227,17 @@ fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Resul
     let set = |e: &Evaluator| Ok(EvalSet { name: e.name.clone(), bytes_per_token: e.bytes_per_token()? });
     let first = if launch.leads() { evals.iter().map(set).collect::<Result<Vec<_>>>()? } else { vec![] };
     Ok(Opened { data: Arc::new(data), evals, first, tokenizer })
+}
+
+/// `path:weight` of each corpus. Without weights every window comes once an epoch, as if the corpora were one.
+fn specs(corpora: &[crate::config::Corpus], order: Order, reading: &Reading) -> Result<Vec<String>> {
+    let paths: Vec<String> = corpora.iter().map(|c| c.path.display().to_string()).collect();
+    let mut weights: Vec<f64> = corpora.iter().filter_map(|c| c.weight).collect();
+    if weights.len() < paths.len() {
+        let lengths = Data::open(&paths, order, reading)?;
+        weights = lengths.corpora().iter().map(|c| ((c.len() - 1) / reading.seq as u64) as f64).collect();
+    }
+    Ok(paths.iter().zip(weights).map(|(path, weight)| format!("{path}:{weight}")).collect())
 }
 
 /// What is said before the first step.

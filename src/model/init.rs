@@ -5,7 +5,7 @@
 //! GPT-2: the two projections into the residual stream have σ / √(2 L)       (Radford et al. 2019, section 2.3)
 //!
 //! number i of a tensor:  u = mix(key(seed, name) + i · φ)      φ = 2⁶⁴ / golden ratio    (SplitMix64, a counter)
-//!                        Φ⁻¹(u)                                 (Wichura 1988, algorithm AS 241)
+//!                        Φ⁻¹(u)                                 (Wichura 1988, algorithm AS 241, PPND7)
 //! ```
 //! Only + − × ÷ √ are used, which IEEE 754 fixes to the last bit; a system's `ln` and `cos` are not fixed.
 use crate::device::Device;
@@ -27,11 +27,18 @@ pub fn fill(dev: &Device, c: &Config, place: Place, parameter: &Parameter, seed:
     let key = key(seed, &parameter.name);
     for first in (0..t.len()).step_by(PIECE) {
         let end = t.len().min(first + PIECE);
-        let values: Vec<f32> = (first..end).into_par_iter().map(|i| (std * normal(key, i as u64)) as f32).collect();
+        let mut values = vec![0.0; end - first];
+        values.par_chunks_mut(BLOCK * 256).enumerate().for_each(|(i, values)| {
+            draw(values, std, key, (first + i * BLOCK * 256) as u64);
+        });
         dev.write(Tensor::range(t.at + first, t.at + end), &values);
     }
 }
 
+/// Numbers drawn at once.
+const BLOCK: usize = 16;
+/// Structural: where the approximation of the centre ends.
+const CENTRAL: f64 = 0.425;
 /// Measured: elements drawn between two writes; enough for the threads, little beside the model.
 const PIECE: usize = 1 << 20;
 
@@ -44,12 +51,22 @@ pub fn key(seed: u64, name: &str) -> u64 {
 /// Number `index` of a stream, uniform in (0, 1), neither end included.
 pub fn uniform(key: u64, index: u64) -> f64 {
     let bits = mix(key.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-    ((bits >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+    // The upper 52 bits behind 1., and half of the last one so that 0 is not among them.
+    f64::from_bits(1023 << 52 | bits >> 12) - 1.0 + f64::EPSILON / 2.0
 }
 
-/// Number `index` of a stream, standard normal.
-pub fn normal(key: u64, index: u64) -> f64 {
-    quantile(uniform(key, index))
+/// Numbers `first` and on of a stream, normal with deviation `std`.
+fn draw(values: &mut [f32], std: f64, key: u64, first: u64) {
+    for (block, values) in values.chunks_mut(BLOCK).enumerate() {
+        // Without branches where five of six numbers fall, so that the compiler can take several at once.
+        let first = first + (block * BLOCK) as u64;
+        let u: [f64; BLOCK] = std::array::from_fn(|i| uniform(key, first + i as u64));
+        let centre = u.map(|u| central(u - 0.5));
+        for (value, (u, centre)) in values.iter_mut().zip(u.into_iter().zip(centre)) {
+            let x = if (u - 0.5).abs() <= CENTRAL { centre } else { quantile(u) };
+            *value = (std * x) as f32;
+        }
+    }
 }
 
 /// The last step of SplitMix64 (Steele, Lea, Flood 2014).
@@ -59,24 +76,29 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Φ⁻¹(p), to 1e-15 relative, for 0 < p < 1.
+/// Φ⁻¹(p), to 3e-7 relative, for 0 < p < 1.
 fn quantile(p: f64) -> f64 {
     let q = p - 0.5;
-    if q.abs() <= 0.425 {
-        return q * ratio(&CENTRE, 0.180625 - q * q);
+    if q.abs() <= CENTRAL {
+        return central(q);
     }
     let r = (-ln(if q < 0.0 { p } else { 1.0 - p })).sqrt();
     let x = if r <= 5.0 { ratio(&TAIL, r - 1.6) } else { ratio(&FAR, r - 5.0) };
     if q < 0.0 { -x } else { x }
 }
 
-/// A quotient of two polynomials of degree 7, coefficients from the highest.
-fn ratio([above, below]: &[[f64; 8]; 2], r: f64) -> f64 {
-    let horner = |c: &[f64; 8]| c.iter().fold(0.0, |sum, c| sum * r + c);
+/// Φ⁻¹(½ + q) for |q| ≤ [`CENTRAL`].
+fn central(q: f64) -> f64 {
+    q * ratio(&CENTRE, CENTRAL * CENTRAL - q * q)
+}
+
+/// A quotient of two polynomials of degree 3, coefficients from the highest.
+fn ratio([above, below]: &[[f64; 4]; 2], r: f64) -> f64 {
+    let horner = |c: &[f64; 4]| c.iter().fold(0.0, |sum, c| sum * r + c);
     horner(above) / horner(below)
 }
 
-/// ln x = e ln 2 + 2 artanh((m − 1) / (m + 1)) for x = m 2ᵉ, √½ ≤ m < √2; x normal and positive.
+/// ln x, to 1e-10: e ln 2 + 2 artanh((m − 1) / (m + 1)) for x = m 2ᵉ, √½ ≤ m < √2; x normal and positive.
 fn ln(x: f64) -> f64 {
     let bits = x.to_bits();
     let mut e = (bits >> 52) as i64 - 1023;
@@ -85,31 +107,16 @@ fn ln(x: f64) -> f64 {
         (m, e) = (m / 2.0, e + 1);
     }
     let s = (m - 1.0) / (m + 1.0);
-    let series = (0..12).rev().fold(0.0, |sum, k| sum * s * s + 1.0 / f64::from(2 * k + 1));
+    let square = s * s;
+    let series = (0..6).rev().fold(0.0, |sum, k| sum * square + 1.0 / f64::from(2 * k + 1));
     e as f64 * std::f64::consts::LN_2 + 2.0 * s * series
 }
 
-#[rustfmt::skip]
-const CENTRE: [[f64; 8]; 2] = [
-    [2509.0809287301227, 33430.57558358813, 67265.7709270087, 45921.95393154987,
-     13731.69376550946, 1971.5909503065513, 133.14166789178438, 3.3871328727963665],
-    [5226.495278852854, 28729.085735721943, 39307.89580009271, 21213.794301586597,
-     5394.196021424751, 687.1870074920579, 42.31333070160091, 1.0],
-];
-#[rustfmt::skip]
-const TAIL: [[f64; 8]; 2] = [
-    [0.0007745450142783414, 0.022723844989269184, 0.2417807251774506, 1.2704582524523684,
-     3.6478483247632045, 5.769497221460691, 4.630337846156546, 1.4234371107496835],
-    [1.0507500716444169e-9, 0.0005475938084995345, 0.015198666563616457, 0.14810397642748008,
-     0.6897673349851, 1.6763848301838038, 2.053191626637759, 1.0],
-];
-#[rustfmt::skip]
-const FAR: [[f64; 8]; 2] = [
-    [2.0103343992922881e-7, 2.7115555687434876e-5, 0.0012426609473880784, 0.026532189526576124,
-     0.29656057182850487, 1.7848265399172913, 5.463784911164114, 6.657904643501103],
-    [2.0442631033899397e-15, 1.421511758316446e-7, 1.8463183175100548e-5, 0.0007868691311456133,
-     0.014875361290850615, 0.1369298809227358, 0.599832206555888, 1.0],
-];
+const CENTRE: [[f64; 4]; 2] =
+    [[59.109374720, 159.29113202, 50.434271938, 3.3871327179], [67.187563600, 78.757757664, 17.895169469, 1.0]];
+const TAIL: [[f64; 4]; 2] = [[0.17023821103, 1.3067284816, 2.7568153900, 1.4234372777], [0.0, 0.12021132975, 0.73700164250, 1.0]];
+const FAR: [[f64; 4]; 2] =
+    [[0.017337203997, 0.42868294337, 3.0812263860, 6.6579051150], [0.0, 0.012258202635, 0.24197894225, 1.0]];
 
 #[cfg(test)]
 mod tests {
@@ -118,21 +125,29 @@ mod tests {
     #[test]
     fn quantiles_of_the_normal_distribution() {
         // CPython's statistics.NormalDist().inv_cdf, one value of each branch.
-        let known = [(0.5, 0.0), (0.975, 1.9599639845400536), (0.6, 0.2533471031357998), (1e-3, -3.090232306167813)];
+        let known =
+            [(0.51, 0.02506890825871106), (0.975, 1.9599639845400536), (0.6, 0.2533471031357998), (1e-3, -3.090232306167813)];
         for (p, x) in known.into_iter().chain([(1e-15, -7.941345326170995), (1.0 - 1e-9, 5.997807019601638)]) {
-            assert!((quantile(p) - x).abs() < 1e-14 * x.abs().max(1.0), "{p}: {} {x}", quantile(p));
+            assert!((quantile(p) - x).abs() < 3e-7 * x.abs(), "{p}: {} {x}", quantile(p));
         }
         for x in [1e-300, 1e-9, 0.3, 0.7072, 1.0, 1.5, 7e8] {
-            assert!((ln(x) - x.ln()).abs() <= 4e-16 * x.ln().abs().max(1.0), "ln {x}");
+            assert!((ln(x) - x.ln()).abs() <= 1e-10 * x.ln().abs().max(1.0), "ln {x}");
         }
     }
 
     #[test]
     fn the_numbers_are_normal_and_the_streams_differ() {
         let n = 1 << 18;
+        let normals = |key| {
+            let mut x = vec![0.0; n];
+            draw(&mut x, 1.0, key, 0);
+            x.into_iter().map(f64::from).collect::<Vec<_>>()
+        };
         let moments = |key| {
             let mut m = [0.0f64; 4];
-            (0..n).for_each(|i| (0..4).for_each(|k| m[k] += normal(key, i).powi(k as i32 + 1) / n as f64));
+            for x in normals(key) {
+                (0..4).for_each(|k| m[k] += x.powi(k as i32 + 1) / n as f64);
+            }
             m
         };
         let (a, b) = (key(1, "a"), key(1, "b"));
@@ -141,7 +156,11 @@ mod tests {
                 assert!((moment - expected).abs() < 5.0 * spread / (n as f64).sqrt(), "{m:?}");
             }
         }
-        let both: f64 = (0..n).map(|i| normal(a, i) * normal(b, i)).sum::<f64>() / n as f64;
+        let both = normals(a).iter().zip(normals(b)).map(|(a, b)| a * b).sum::<f64>() / n as f64;
         assert!(both.abs() < 5.0 / (n as f64).sqrt(), "{both}");
+        // A number does not depend on where the drawing began.
+        let mut later = [0.0; 5];
+        draw(&mut later, 1.0, a, 77);
+        assert!(later.iter().zip(&normals(a)[77..]).all(|(x, y)| f64::from(*x) == *y));
     }
 }

@@ -51,7 +51,7 @@ fn ten_steps(family: &str, precision: Precision) -> Vec<f64> {
         losses.push(decoder.forward_backward(&dev, &golden.input(), 1.0 / n as f32, &mut ()) / n);
         let squares = decoder.groups().iter().map(|g| square_sum(&dev, Tensor::range(g.grads.start, g.grads.end)));
         let total = squares.sum::<f64>().sqrt();
-        let scale = (1.0 / (total + 1e-6)).min(1.0);
+        let scale = (1.0 / (total + 1e-6)).min(1.0) as f32;
         if precision == Precision::Fp32 {
             let expected = f64::from(golden.expected["adamw.norm"][t - 1]);
             assert!((total - expected).abs() <= 1e-3 * expected, "{family}: step {t}: norm {total} {expected}");
