@@ -232,15 +232,17 @@ impl Bulk {
 
     fn hand_back(&mut self) {
         let size = self.size;
+        let mut over = vec![];
         while let Some(i) = self.tasks.iter().position(|t| t.summed == t.len / size && t.gather == Gather::Done) {
-            let task = self.tasks.remove(i).expect("it is there");
-            // Nobody may be waiting: then the range goes back to the device at once.
-            let _ = task.done.send(task.loan);
+            over.extend(self.tasks.remove(i));
         }
-        if self.tasks.is_empty()
-            && let Some(since) = self.since.take()
-        {
+        // Counted before it is handed back, so that whoever has waited reads a clock that includes it.
+        if let (true, Some(since)) = (self.tasks.is_empty(), self.since) {
             self.busy.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            self.since = None;
+        }
+        for task in over {
+            let _ = task.done.send(task.loan); // received by the ticket, or by nobody and dropped here
         }
     }
 }

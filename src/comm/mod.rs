@@ -51,8 +51,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Of a world of one.
-    fn at_once() -> Ticket {
+    /// Of what is over already, as everything is in a world of one.
+    pub fn at_once() -> Ticket {
         Ticket { done: None }
     }
     /// Waits until the range is complete and hands it back to the device.

@@ -12,7 +12,7 @@ pub mod signals;
 pub mod slurm;
 mod table;
 
-pub use crate::comm::fault::{at_step, phase};
+pub use crate::comm::fault::{at_step, patience, phase};
 pub use cores::usable_cores;
 
 use crate::comm::{self, Collective, Mpi, Solo, fault};

@@ -11,6 +11,7 @@ mod grid;
 mod job;
 mod overlap;
 mod start;
+mod trainer;
 
 /// The ranks' side of every test here; started by hand it has nothing to do.
 #[test]
