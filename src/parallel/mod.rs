@@ -77,7 +77,7 @@ pub struct Settled {
     pub norm: f64,
     /// The largest word that any rank gave.
     pub word: f64,
-    /// The first rank whose own loss or gradient is not finite.
+    /// The first rank whose own loss is not finite, or else whose block of the gradient is not.
     pub not_finite: Option<usize>,
 }
 
@@ -114,7 +114,8 @@ impl<'a> Parallel<'a> {
             loss: sum(0),
             norm: sum(1).sqrt(),
             word: all.iter().map(|word| word[2]).fold(f64::MIN, f64::max),
-            not_finite: all.iter().position(|word| !word[0].is_finite() || !word[1].is_finite()),
+            // A loss says whose batch it was; a gradient's block, summed over all, only who owns it.
+            not_finite: [0, 1].iter().find_map(|k| all.iter().position(|word| !word[*k].is_finite())),
         }
     }
 
