@@ -12,8 +12,11 @@ pub mod train;
 use crate::error::{Error, Result};
 use std::path::Path;
 
-/// Writes what machines read.
+/// Writes what machines read, and makes the directory for it.
 pub fn write_json(file: &Path, value: &serde_json::Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value).expect("a JSON value is written as text") + "\n";
-    std::fs::write(file, text).map_err(|e| Error::Failed(format!("{}: cannot be written: {e}", file.display())))
+    let directory = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+    directory
+        .and_then(|()| std::fs::write(file, text))
+        .map_err(|e| Error::Failed(format!("{}: cannot be written: {e}", file.display())))
 }
