@@ -6,9 +6,10 @@ use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
 use crate::commands::write_json;
 use crate::config::Run;
+use crate::device::Precision;
 use crate::error::Result;
 use crate::metrics::{memory, units};
-use crate::model::{Decoder, Parameter, Shape};
+use crate::model::{Decoder, Shape};
 use crate::optim::{AdamW, Hyper};
 use crate::parallel::{self, Stage};
 use crate::tensor::{Kind, Plan};
@@ -22,17 +23,19 @@ const PROCESS: u64 = 10 << 20;
 const LIBRARY_PER_THREAD: u64 = 4 << 20;
 
 /// The rows of the memory table, in bytes per rank.
-pub fn memory_rows(plan: &Plan, parameters: &[Parameter], ranks: usize, threads: usize) -> Vec<(&'static str, u64)> {
+pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: usize, threads: usize) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
+    // Rounded copies of a product's operands.
+    let rounded = if precision == Precision::Bf16 { 4 * model.largest_operands().iter().sum::<usize>() } else { 0 };
     vec![
         ("parameters", kind(Kind::Parameters)),
         ("gradients", kind(Kind::Gradients)),
         ("optimizer", kind(Kind::Optimizer)),
         ("activations", kind(Kind::Activations)),
-        ("workspace", kind(Kind::Workspace)),
+        ("workspace", kind(Kind::Workspace) + rounded as u64),
         ("communication", kind(Kind::Communication) + 4 * staging_elements(ranks) as u64),
         ("libraries", LIBRARY_PER_THREAD * threads as u64),
-        ("checkpoint", checkpoint::staging_bytes(parameters) as u64),
+        ("checkpoint", checkpoint::staging_bytes(model.parameters()) as u64),
         ("process", PROCESS),
     ]
 }
@@ -85,7 +88,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, 0, ranks), hyper);
 
     let threads = run.system.threads.unwrap_or_else(crate::launch::usable_cores);
-    let rows = memory_rows(&plan, model.parameters(), ranks, threads);
+    let rows = memory_rows(&plan, &model, run.system.precision, ranks, threads);
     let flops = config.flops_per_token(run.batch.seq_len);
     let (tokens, parameters) = (run.tokens_per_step(), config.parameter_count());
     let checkpoint = checkpoint::bytes(model.parameters());

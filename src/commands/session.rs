@@ -91,7 +91,7 @@ impl Session {
             decay_embeddings: o.decay_embeddings,
         };
         let optim = AdamW::plan(&mut plan, owned, hyper);
-        let rows = plan::memory_rows(&plan, model.parameters(), launch.size(), launch.threads);
+        let rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         introduce(run, launch, &console, &data, &model, &rows, from, steps);
 
