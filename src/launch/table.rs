@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 /// Rows past this many are grouped by what their ranks have in common.
 const ROWS: usize = 16;
 
+/// Cores and threads of each rank of a node.
+type Look = Vec<(Vec<usize>, usize)>;
+
 /// One row a rank, or, of many ranks, one row for each kind of node.
 pub fn text(ranks: &[Place]) -> String {
     let mut out = String::from("ranks                hosts                        device  cores        threads\n");
@@ -20,8 +23,8 @@ pub fn text(ranks: &[Place]) -> String {
     let mut nodes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     ranks.iter().enumerate().for_each(|(rank, place)| nodes.entry(&place.host).or_default().push(rank));
     // Nodes that look alike: as many ranks, with the same cores and threads.
-    let look = |members: &[usize]| members.iter().map(|r| (ranks[*r].cores.clone(), ranks[*r].threads)).collect::<Vec<_>>();
-    let mut alike: BTreeMap<Vec<(Vec<usize>, usize)>, Vec<(&str, &Vec<usize>)>> = BTreeMap::new();
+    let look = |members: &[usize]| members.iter().map(|r| (ranks[*r].cores.clone(), ranks[*r].threads)).collect::<Look>();
+    let mut alike: BTreeMap<Look, Vec<(&str, &Vec<usize>)>> = BTreeMap::new();
     nodes.iter().for_each(|(host, members)| alike.entry(look(members)).or_default().push((host, members)));
     for (look, nodes) in alike {
         let hosts = match nodes.as_slice() {
