@@ -7,6 +7,7 @@
 //! config -> optim, model, device (their enums)    optim -> ops (takes ranges, knows no ranks)
 //! checkpoint -> parallel, optim, model, data      parallel -> model, comm, ops
 //! model -> ops -> device -> tensor                comm -> device, tensor      everything -> error
+//! launch -> comm, metrics (the progress bar)      data -> ops (MASKED)
 //! ```
 //! A module uses only what stands right of it; `tests/architecture.rs` holds the arrows.
 //!

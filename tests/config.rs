@@ -368,6 +368,16 @@ fn the_side_commands_are_read() {
     assert!(matches!(parse(["llm-train", "evall"]), Err(Error::Input(e)) if e.contains("did you mean eval?")));
 }
 
+#[test]
+fn the_example_job_is_a_run() {
+    let toml = format!("{}/jobs/generic/run.toml", env!("CARGO_MANIFEST_DIR"));
+    let mut r = run(&["--config", &toml]).unwrap();
+    for ranks in [1, 2, 64] {
+        r.validate_for(ranks).unwrap();
+        assert_eq!((r.global_batch(), r.steps(4266).unwrap(), r.warmup_steps(2000)), (64, 2000, 100));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -6,7 +6,7 @@
 //! an error that cannot be agreed upon       /
 //! ```
 //! The watchdog uses no MPI: a library that hangs would hang it too.
-use mpi::ffi;
+use super::wire;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Mutex, OnceLock};
@@ -69,8 +69,7 @@ pub fn abort(cause: &str) -> ! {
         unsafe { libc::_exit(1) }
     });
     if MPI_IS_UP.load(Ordering::SeqCst) {
-        // SAFETY: MPI is initialised with MPI_THREAD_MULTIPLE; the world communicator is valid until finalised.
-        unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, 1) };
+        wire::abort(1);
     }
     // SAFETY: as above.
     unsafe { libc::_exit(1) }
@@ -79,14 +78,29 @@ pub fn abort(cause: &str) -> ! {
 /// From now on a panic of any thread ends the job.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|info| {
-        if std::env::var_os("RUST_BACKTRACE").is_some() {
-            eprintln!("{}", std::backtrace::Backtrace::force_capture());
+        let trace = std::backtrace::Backtrace::capture(); // there is one if RUST_BACKTRACE asks for it
+        if trace.status() == std::backtrace::BacktraceStatus::Captured {
+            eprintln!("{trace}");
         }
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().map(|s| s.to_string()).or_else(|| payload.downcast_ref::<String>().cloned());
         let place = info.location().map_or(String::new(), |l| format!(" ({}:{})", l.file(), l.line()));
         abort(&format!("{}{place}", text.unwrap_or_else(|| "panicked".into())));
     }));
+}
+
+/// Does `work`, but not for ever: for calls into the library that may hang, on a thread that could not look at its watch.
+pub fn within<R>(name: &str, work: impl FnOnce() -> R) -> R {
+    let (over, watch) = std::sync::mpsc::channel::<()>();
+    let (limit, name) = (PATIENCE.load(Ordering::Relaxed), name.to_owned());
+    std::thread::spawn(move || {
+        if watch.recv_timeout(Duration::from_secs(limit)) == Err(RecvTimeoutError::Timeout) {
+            abort(&format!("{name} has not returned after {limit} s"));
+        }
+    });
+    let result = work();
+    drop(over);
+    result
 }
 
 /// Waits for what the communication thread will bring, but not for ever.

@@ -8,18 +8,23 @@
 //! Sums across ranks are ours, in rank order, so that every way of sharding adds the same numbers in the same order;
 //! MPI only carries them. A range in flight is a [`Loan`](crate::device::Loan): the gate refuses ops that touch it until
 //! its [`Ticket`] has been waited for.
+mod bulk;
 pub mod fault;
 mod mpi;
 mod reduce;
 mod solo;
+mod wire;
 pub use mpi::Mpi;
 pub use reduce::staging_elements;
 pub use solo::Solo;
+pub use wire::{finalize, init, library};
 
 use crate::device::Loan;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
-/// What the ranks do together. Every rank makes the same calls in the same order.
+/// What the ranks do together. Every rank makes the same calls in the same order, from one thread at a time. Sums and
+/// gathers of tensors return at once; words wait for the others.
 pub trait Collective: Send + Sync {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
@@ -33,22 +38,30 @@ pub trait Collective: Send + Sync {
     fn exchange(&self, mine: &[f64]) -> Vec<Vec<f64>>;
     /// Everyone's bytes, in rank order, of any length.
     fn gather(&self, mine: &[u8]) -> Vec<Vec<u8>>;
+    /// Rank `root`'s bytes, of any length; what the others give is not looked at.
+    fn broadcast(&self, bytes: Vec<u8>, root: usize) -> Vec<u8>;
     fn barrier(&self);
+    /// How long tensors were under way so far, whoever waited for them or not.
+    fn busy(&self) -> Duration;
 }
 
-/// A collective under way.
+/// A collective under way. Dropping it waits as well: the loan must be back before its arena can go.
 pub struct Ticket {
-    pub(crate) done: Option<Receiver<Loan>>,
+    done: Option<Receiver<Loan>>,
 }
 
 impl Ticket {
-    /// Of a world of one.
+    /// Of what is over already, as everything is in a world of one.
     pub fn at_once() -> Ticket {
         Ticket { done: None }
     }
     /// Waits until the range is complete and hands it back to the device.
-    pub fn wait(self) {
-        if let Some(done) = self.done {
+    pub fn wait(self) {}
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
             drop(fault::patiently(&done));
         }
     }

@@ -1,19 +1,19 @@
-//! MPI on host memory. One communication thread a rank makes every call; jobs arrive by a channel, in the same order on
-//! every rank, and each is finished before the next begins. Waiting is polite: test, yield, sleep.
+//! Between processes. One communication thread a rank makes every MPI call but init, finalize and abort; jobs arrive by a
+//! channel, in the same order on every rank.
 //!
 //! ```text
-//! reduce-scatter   for each chunk of a block: my copy of it to its owner, the others' copies of mine into staging (two
-//!                  chunks in flight); the owner adds in rank order
-//! all-gather       my block to all, theirs into their places
-//! exchange         a few f64, on a communicator of its own
+//! forever:   a job, if there is one                  (nothing under way: wait for one)
+//!            tensors: take in what has landed, start what may follow                          see bulk.rs
+//!            nothing landed: yield, then sleep       the core belongs to the computing threads
 //! ```
-use super::reduce::{add_in_rank_order, chunk, staging_elements};
-use super::{Collective, Ticket, block, fault};
+//! Words (a few numbers, some bytes) travel on a communicator of their own and overtake tensors.
+use super::bulk::{Bulk, Work};
+use super::wire::{Comm, Requests};
+use super::{Collective, Ticket, fault};
 use crate::device::Loan;
-use mpi::ffi;
-use std::ffi::{c_int, c_void};
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,43 +21,62 @@ pub struct Mpi {
     rank: usize,
     size: usize,
     jobs: Mutex<Sender<Job>>,
+    busy: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
 enum Job {
-    Reduce { loan: Loan, gather: bool, done: Sender<Loan> },
-    Gather { loan: Loan, done: Sender<Loan> },
-    Exchange { mine: Vec<f64>, done: Sender<Vec<Vec<f64>>> },
+    Tensor { loan: Loan, work: Work, done: Sender<Loan> },
+    Equal { mine: Vec<u8>, done: Sender<Vec<u8>> },
     Bytes { mine: Vec<u8>, done: Sender<Vec<Vec<u8>>> },
+    Broadcast { bytes: Vec<u8>, root: usize, done: Sender<Vec<u8>> },
     Barrier { done: Sender<()> },
+    Node { done: Sender<usize> },
+    Split { color: usize, done: Sender<Comm> },
 }
 
 impl Mpi {
-    /// Over the ranks of `comm`, which all call this. MPI is initialised with MPI_THREAD_MULTIPLE.
-    pub fn over(comm: ffi::MPI_Comm) -> Mpi {
-        let (mut rank, mut size): (c_int, c_int) = (0, 0);
-        let (mut tensors, mut words) = (comm, comm);
-        // SAFETY: `comm` is valid; each pointer is to a local of the right type.
-        unsafe {
-            check(ffi::MPI_Comm_rank(comm, &mut rank), "MPI_Comm_rank");
-            check(ffi::MPI_Comm_size(comm, &mut size), "MPI_Comm_size");
-            check(ffi::MPI_Comm_dup(comm, &mut tensors), "MPI_Comm_dup");
-            check(ffi::MPI_Comm_dup(comm, &mut words), "MPI_Comm_dup");
-        }
-        let (rank, size) = (rank as usize, size as usize);
+    /// All ranks of the job; `None` where there is but one, who needs nobody. MPI is up ([`super::init`]).
+    pub fn world() -> Option<Mpi> {
+        (Comm::world().size() > 1).then(|| Mpi::over(Comm::world()))
+    }
+
+    /// The ranks that give the same colour, in the order in which they were. Every rank calls this.
+    pub fn split(&self, color: usize) -> Mpi {
+        Mpi::over(fault::patiently(&self.ask(|done| Job::Split { color, done })))
+    }
+
+    /// The lowest rank that shares memory with this one. Every rank calls this.
+    pub fn node(&self) -> usize {
+        fault::patiently(&self.ask(|done| Job::Node { done }))
+    }
+
+    fn over(tensors: Comm) -> Mpi {
         let (jobs, inbox) = channel();
-        let worker = Worker { rank, size, tensors, words, staging: vec![0.0; staging_elements(size)] };
-        let thread = std::thread::Builder::new().name("communication".into()).spawn(move || { worker }.run(&inbox));
-        let thread = thread.expect("the system gives a process its second thread");
-        Mpi { rank, size, jobs: Mutex::new(jobs), thread: Some(thread) }
+        let (introduce, introduced) = channel();
+        let busy = Arc::new(AtomicU64::new(0));
+        let counted = busy.clone();
+        let work = move || {
+            let words = tensors.duplicate();
+            let _ = introduce.send((tensors.rank(), tensors.size()));
+            Worker { tensors, words, bulk: Bulk::new(tensors, counted) }.run(&inbox);
+        };
+        let thread = std::thread::Builder::new().name("communication".into()).spawn(work);
+        let thread = Some(thread.unwrap_or_else(|e| fault::abort(&format!("no communication thread: {e}"))));
+        let (rank, size) = fault::patiently(&introduced);
+        Mpi { rank, size, jobs: Mutex::new(jobs), busy, thread }
     }
 
     fn ask<T>(&self, job: impl FnOnce(Sender<T>) -> Job) -> Receiver<T> {
         let (done, answer) = channel();
-        if self.jobs.lock().expect("jobs").send(job(done)).is_err() {
+        if self.jobs.lock().unwrap_or_else(|e| e.into_inner()).send(job(done)).is_err() {
             fault::abort("the communication thread has ended");
         }
         answer
+    }
+
+    fn tensor(&self, loan: Loan, reduce: bool, gather: bool) -> Ticket {
+        Ticket { done: Some(self.ask(|done| Job::Tensor { loan, work: Work { reduce, gather }, done })) }
     }
 }
 
@@ -69,22 +88,31 @@ impl Collective for Mpi {
         self.size
     }
     fn reduce_scatter(&self, loan: Loan) -> Ticket {
-        Ticket { done: Some(self.ask(|done| Job::Reduce { loan, gather: false, done })) }
+        self.tensor(loan, true, false)
     }
     fn all_reduce(&self, loan: Loan) -> Ticket {
-        Ticket { done: Some(self.ask(|done| Job::Reduce { loan, gather: true, done })) }
+        self.tensor(loan, true, true)
     }
     fn all_gather(&self, loan: Loan) -> Ticket {
-        Ticket { done: Some(self.ask(|done| Job::Gather { loan, done })) }
+        self.tensor(loan, false, true)
     }
     fn exchange(&self, mine: &[f64]) -> Vec<Vec<f64>> {
-        fault::patiently(&self.ask(|done| Job::Exchange { mine: mine.to_vec(), done }))
+        let bytes: Vec<u8> = mine.iter().flat_map(|x| x.to_ne_bytes()).collect();
+        let all = fault::patiently(&self.ask(|done| Job::Equal { mine: bytes, done }));
+        let numbers: Vec<f64> = all.as_chunks().0.iter().map(|b| f64::from_ne_bytes(*b)).collect();
+        (0..self.size).map(|rank| numbers[rank * mine.len()..(rank + 1) * mine.len()].to_vec()).collect()
     }
     fn gather(&self, mine: &[u8]) -> Vec<Vec<u8>> {
         fault::patiently(&self.ask(|done| Job::Bytes { mine: mine.to_vec(), done }))
     }
+    fn broadcast(&self, bytes: Vec<u8>, root: usize) -> Vec<u8> {
+        fault::patiently(&self.ask(|done| Job::Broadcast { bytes, root, done }))
+    }
     fn barrier(&self) {
         fault::patiently(&self.ask(|done| Job::Barrier { done }))
+    }
+    fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy.load(Ordering::Relaxed))
     }
 }
 
@@ -92,207 +120,138 @@ impl Drop for Mpi {
     fn drop(&mut self) {
         // Closing the channel ends the thread after the last job.
         let (closed, _) = channel();
-        *self.jobs.lock().expect("jobs") = closed;
+        *self.jobs.lock().unwrap_or_else(|e| e.into_inner()) = closed;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
+/// The communication thread.
 struct Worker {
-    rank: usize,
-    size: usize,
-    tensors: ffi::MPI_Comm,
-    words: ffi::MPI_Comm,
-    staging: Vec<f32>,
+    tensors: Comm,
+    words: Comm,
+    bulk: Bulk,
 }
-
-// SAFETY: a communicator is a handle that any thread may use under MPI_THREAD_MULTIPLE.
-unsafe impl Send for Worker {}
 
 impl Worker {
     fn run(mut self, inbox: &Receiver<Job>) {
-        // A dropped ticket is nobody waiting: answers may find no one.
-        while let Ok(job) = inbox.recv() {
+        let mut pause = Pause::default();
+        loop {
+            let job = if self.bulk.is_idle() {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                pause.for_a_job(inbox)
+            };
             match job {
-                Job::Reduce { mut loan, gather, done } => {
-                    self.reduce_scatter(loan.slice_mut());
-                    if gather {
-                        self.all_gather(loan.slice_mut());
-                    }
-                    let _ = done.send(loan);
-                }
-                Job::Gather { mut loan, done } => {
-                    self.all_gather(loan.slice_mut());
-                    let _ = done.send(loan);
-                }
-                Job::Exchange { mine, done } => {
-                    let all = self.equal(&mine, ffi_double());
-                    let _ = done.send(all.chunks(mine.len().max(1)).map(<[f64]>::to_vec).collect());
-                }
-                Job::Bytes { mine, done } => {
-                    let _ = done.send(self.bytes(&mine));
-                }
-                Job::Barrier { done } => {
-                    let mut request = null_request();
-                    // SAFETY: the communicator is valid and the request is waited for.
-                    unsafe { check(ffi::MPI_Ibarrier(self.words, &mut request), "MPI_Ibarrier") };
-                    wait(&mut [request]);
-                    let _ = done.send(());
-                }
+                Ok(job) => self.take(job),
+                Err(RecvTimeoutError::Timeout) => (),
+                Err(RecvTimeoutError::Disconnected) if self.bulk.is_idle() => return,
+                Err(RecvTimeoutError::Disconnected) => pause.sleep(),
+            }
+            if self.bulk.advance() {
+                pause = Pause::default();
             }
         }
     }
 
-    /// This rank's block of `x` becomes the sum of all ranks' copies of it.
-    fn reduce_scatter(&mut self, x: &mut [f32]) {
-        let (rank, size) = (self.rank, self.size);
-        let (own, most) = (block(x.len(), rank, size), chunk(size));
-        let chunks: Vec<(usize, usize)> = (0..own.len()).step_by(most).map(|at| (at, most.min(own.len() - at))).collect();
-        let mut halves: Vec<Vec<f32>> = {
-            let half = self.staging.len() / 2;
-            let second = self.staging.split_off(half);
-            vec![std::mem::take(&mut self.staging), second]
-        };
-        let mut flying: [Vec<ffi::MPI_Request>; 2] = [vec![], vec![]];
-        let start = |n: usize, into: &mut [f32], requests: &mut Vec<ffi::MPI_Request>, x: &[f32]| {
-            let (at, len) = chunks[n];
-            for (piece, other) in into.chunks_mut(most).zip((0..size).filter(|r| *r != rank)) {
-                requests.push(receive(&mut piece[..len], other, self.tensors));
+    /// An answer may find that nobody waits for it.
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Tensor { loan, work, done } => self.bulk.add(loan, work, done),
+            Job::Equal { mine, done } => drop(done.send(self.equal(&mine))),
+            Job::Bytes { mine, done } => drop(done.send(self.bytes(mine))),
+            Job::Broadcast { bytes, root, done } => drop(done.send(self.broadcast(bytes, root))),
+            Job::Barrier { done } => {
+                let mut requests = Requests::default();
+                self.words.barrier(&mut requests);
+                self.wait(requests);
+                let _ = done.send(());
             }
-            // Everyone starts with its successor, so that no rank is sent to by all at once.
-            for other in (1..size).map(|k| (rank + k) % size) {
-                let theirs = block(x.len(), other, size).start + at;
-                requests.push(send(&x[theirs..theirs + len], other, self.tensors));
-            }
-        };
-        if let Some(half) = (!chunks.is_empty()).then(|| &mut halves[0]) {
-            start(0, half, &mut flying[0], x);
+            Job::Node { done } => drop(done.send(self.tensors.node())),
+            Job::Split { color, done } => drop(done.send(self.tensors.split(color))),
         }
-        for n in 0..chunks.len() {
-            if n + 1 < chunks.len() {
-                start(n + 1, &mut halves[(n + 1) % 2], &mut flying[(n + 1) % 2], x);
-            }
-            wait(&mut flying[n % 2]);
-            flying[n % 2].clear();
-            let (at, len) = chunks[n];
-            let mut pieces: Vec<&mut [f32]> = halves[n % 2].chunks_mut(most).map(|p| &mut p[..len]).collect();
-            // What flies meanwhile are other ranks' blocks and later chunks, never these elements.
-            add_in_rank_order(&mut x[own.start + at..own.start + at + len], rank, &mut pieces);
-        }
-        let second = halves.pop().unwrap_or_default();
-        self.staging = halves.pop().unwrap_or_default();
-        self.staging.extend(second);
     }
 
-    /// Every rank's block of `x` becomes that rank's own.
-    fn all_gather(&mut self, x: &mut [f32]) {
-        let (rank, size) = (self.rank, self.size);
-        let own = block(x.len(), rank, size);
-        let mut requests = vec![];
-        for other in (0..size).filter(|r| *r != rank) {
-            let theirs = block(x.len(), other, size);
-            for part in x[theirs].chunks_mut(LONGEST) {
-                requests.push(receive(part, other, self.tensors));
+    /// Waits for a word while the tensors go on.
+    fn wait(&mut self, mut requests: Requests) {
+        let mut pause = Pause::default();
+        while !requests.landed() {
+            if self.bulk.advance() {
+                pause = Pause::default();
             }
+            pause.sleep();
         }
-        for other in (1..size).map(|k| (rank + k) % size) {
-            for part in x[own.clone()].chunks(LONGEST) {
-                requests.push(send(part, other, self.tensors));
-            }
-        }
-        wait(&mut requests);
     }
 
-    /// Everyone's `mine`, all of one length, in rank order.
-    fn equal<T: Copy + Default>(&self, mine: &[T], kind: ffi::MPI_Datatype) -> Vec<T> {
-        let mut all = vec![T::default(); mine.len() * self.size];
-        let (mut request, count) = (null_request(), mine.len() as c_int);
-        // SAFETY: `all` has room for `count` elements of every rank; both live until the request is done.
-        unsafe {
-            let (from, to) = (mine.as_ptr() as *const c_void, all.as_mut_ptr() as *mut c_void);
-            check(ffi::MPI_Iallgather(from, count, kind, to, count, kind, self.words, &mut request), "MPI_Iallgather");
+    /// Everyone's `mine`, all of one length, one after another.
+    fn equal(&mut self, mine: &[u8]) -> Vec<u8> {
+        if mine.is_empty() {
+            return vec![]; // MPI refuses empty buffers that share an address
         }
-        wait(&mut [request]);
+        let mut all = vec![0; mine.len() * self.words.size()];
+        let mut requests = Requests::default();
+        // SAFETY: both live, untouched, until the wait is over.
+        unsafe { self.words.all_gather(mine, &mut all, &mut requests) };
+        self.wait(requests);
         all
     }
 
-    fn bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
-        let sizes = self.equal(&[mine.len() as f64], ffi_double());
-        let longest = sizes.iter().fold(0.0f64, |a, b| a.max(*b)) as usize;
+    fn bytes(&mut self, mut mine: Vec<u8>) -> Vec<Vec<u8>> {
+        let lengths = self.equal(&(mine.len() as u64).to_ne_bytes());
+        let lengths: Vec<usize> = lengths.as_chunks().0.iter().map(|b| u64::from_ne_bytes(*b) as usize).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
         if longest == 0 {
-            // MPI refuses empty buffers that share an address.
-            return vec![vec![]; self.size];
+            return vec![vec![]; lengths.len()];
         }
-        let mut padded = mine.to_vec();
-        padded.resize(longest, 0);
-        let all = self.equal(&padded, unsafe_u8());
-        let part = |(rank, size): (usize, &f64)| all[rank * longest..rank * longest + *size as usize].to_vec();
-        sizes.iter().enumerate().map(part).collect()
+        mine.resize(longest, 0);
+        let all = self.equal(&mine);
+        all.chunks(longest).zip(lengths).map(|(bytes, len)| bytes[..len].to_vec()).collect()
+    }
+
+    fn broadcast(&mut self, mut bytes: Vec<u8>, root: usize) -> Vec<u8> {
+        let mut length = (bytes.len() as u64).to_ne_bytes();
+        let mut requests = Requests::default();
+        // SAFETY: it lives, untouched, until the wait is over.
+        unsafe { self.words.broadcast(&mut length, root, &mut requests) };
+        self.wait(requests);
+        bytes.resize(u64::from_ne_bytes(length) as usize, 0);
+        let mut requests = Requests::default();
+        // SAFETY: as above.
+        unsafe { self.words.broadcast(&mut bytes, root, &mut requests) };
+        self.wait(requests);
+        bytes
     }
 }
 
-/// Structural: MPI counts are C ints.
-const LONGEST: usize = 1 << 30;
-const TAG: c_int = 1;
-
-fn ffi_double() -> ffi::MPI_Datatype {
-    // SAFETY: a constant of the library.
-    unsafe { ffi::RSMPI_DOUBLE }
+/// Waiting that leaves the core to others: tests run more ranks than there are cores, and computing threads share them.
+#[derive(Default)]
+struct Pause {
+    rounds: u32,
 }
 
-fn unsafe_u8() -> ffi::MPI_Datatype {
-    // SAFETY: a constant of the library.
-    unsafe { ffi::RSMPI_UINT8_T }
-}
+/// Measured: so often the thread only yields before it begins to sleep.
+const YIELDS: u32 = 64;
+/// Measured: shorter sleeps take work from the computing threads, longer ones leave messages lying.
+const NAP: Duration = Duration::from_micros(50);
 
-fn null_request() -> ffi::MPI_Request {
-    // SAFETY: a constant of the library.
-    unsafe { ffi::RSMPI_REQUEST_NULL }
-}
-
-/// Starts a message; the slice must outlive the wait for the request.
-fn send(x: &[f32], to: usize, comm: ffi::MPI_Comm) -> ffi::MPI_Request {
-    let mut request = null_request();
-    // SAFETY: callers keep `x` alive and unwritten until they have waited.
-    unsafe {
-        let (data, count) = (x.as_ptr() as *const c_void, x.len() as c_int);
-        check(ffi::MPI_Isend(data, count, ffi::RSMPI_FLOAT, to as c_int, TAG, comm, &mut request), "MPI_Isend");
+impl Pause {
+    fn sleep(&mut self) {
+        self.rounds += 1;
+        if self.rounds < YIELDS { std::thread::yield_now() } else { std::thread::sleep(NAP) }
     }
-    request
-}
-
-/// As [`send`], the other way.
-fn receive(x: &mut [f32], from: usize, comm: ffi::MPI_Comm) -> ffi::MPI_Request {
-    let mut request = null_request();
-    // SAFETY: callers keep `x` alive and untouched until they have waited.
-    unsafe {
-        let (data, count) = (x.as_mut_ptr() as *mut c_void, x.len() as c_int);
-        check(ffi::MPI_Irecv(data, count, ffi::RSMPI_FLOAT, from as c_int, TAG, comm, &mut request), "MPI_Irecv");
-    }
-    request
-}
-
-/// Waits for all, leaving the core to others: tests run more ranks than there are cores, and computing threads share them.
-fn wait(requests: &mut [ffi::MPI_Request]) {
-    for round in 0u32.. {
-        let mut done: c_int = 0;
-        // SAFETY: the requests are ours.
-        let code =
-            unsafe { ffi::MPI_Testall(requests.len() as c_int, requests.as_mut_ptr(), &mut done, ffi::RSMPI_STATUSES_IGNORE) };
-        check(code, "MPI_Testall");
-        if done != 0 {
-            return;
+    /// The same, but a job ends it.
+    fn for_a_job(&mut self, inbox: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
+        self.rounds += 1;
+        if self.rounds >= YIELDS {
+            return inbox.recv_timeout(NAP);
         }
-        match round {
-            0..256 => std::thread::yield_now(),
-            _ => std::thread::sleep(Duration::from_micros(if round % 8 == 0 { 50 } else { 5 })),
-        }
-    }
-}
-
-fn check(code: c_int, call: &str) {
-    if code != ffi::MPI_SUCCESS as c_int {
-        fault::abort(&format!("{call} failed with code {code}"));
+        inbox.try_recv().map_err(|e| match e {
+            TryRecvError::Empty => {
+                std::thread::yield_now();
+                RecvTimeoutError::Timeout
+            }
+            TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+        })
     }
 }

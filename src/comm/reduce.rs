@@ -6,17 +6,20 @@
 
 /// Measured: a chunk that keeps the pieces of a few ranks in cache; more ranks, smaller chunks.
 const CHUNK: usize = 1 << 16;
-/// Structural: staging never grows past this many elements (16 MiB), however many ranks there are.
+/// Measured: staging stays within this many elements (16 MiB) up to 1,024 ranks; past them it grows by 16 KiB a rank.
 const STAGING: usize = 1 << 22;
+
+/// Measured: chunks from each other rank that may be under way, of one reduction or of several.
+pub(super) const SLOTS: usize = 4;
 
 /// Elements of a chunk of a block in a world of `size`.
 pub(super) fn chunk(size: usize) -> usize {
-    CHUNK.min(STAGING / (2 * (size - 1).max(1))).max(1 << 10)
+    CHUNK.min(STAGING / (SLOTS * (size - 1).max(1))).max(1 << 10)
 }
 
-/// Elements of staging that a rank holds: two chunks from every other rank.
+/// Elements of staging that a rank holds: [`SLOTS`] chunks from every other rank.
 pub fn staging_elements(size: usize) -> usize {
-    if size == 1 { 0 } else { 2 * (size - 1) * chunk(size) }
+    SLOTS * (size - 1) * chunk(size)
 }
 
 /// Adds `pieces` (from the other ranks, in rank order) and `own` into `own`, in rank order.
@@ -51,7 +54,7 @@ mod tests {
     #[test]
     fn staging_is_bounded() {
         for size in [1, 2, 3, 4, 100, 1000, 4096] {
-            assert!(staging_elements(size) <= STAGING.max(2 * size << 10), "{size} ranks");
+            assert!(staging_elements(size) <= STAGING.max(SLOTS * size << 10), "{size} ranks");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A world of one.
 use super::{Collective, Ticket};
 use crate::device::Loan;
+use std::time::Duration;
 
 pub struct Solo;
 
@@ -26,5 +27,11 @@ impl Collective for Solo {
     fn gather(&self, mine: &[u8]) -> Vec<Vec<u8>> {
         vec![mine.to_vec()]
     }
+    fn broadcast(&self, bytes: Vec<u8>, _: usize) -> Vec<u8> {
+        bytes
+    }
     fn barrier(&self) {}
+    fn busy(&self) -> Duration {
+        Duration::ZERO
+    }
 }

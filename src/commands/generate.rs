@@ -36,8 +36,13 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         seed: args.seed,
     };
     let threads = args.threads.map_or_else(crate::launch::usable_cores, usize::from);
-    tell(&args.prompt);
-    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, |piece| tell(piece))?;
+    // The prompt stands before the text, and not before the reason why there is none.
+    let mut prompt = Some(&args.prompt);
+    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, |piece| {
+        prompt.take().into_iter().for_each(tell);
+        tell(piece);
+    })?;
+    prompt.into_iter().for_each(tell);
     tell("\n");
     let rate = written.tokens as f64 / written.seconds.max(1e-9);
     log::info!("{} tokens at {rate:.1} tokens/s", written.tokens);

@@ -4,57 +4,73 @@
 use crate::checkpoint;
 use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
-use crate::commands::{say, write_json};
+use crate::commands::{tell, write_json};
 use crate::config::Run;
+use crate::device::Precision;
 use crate::error::Result;
 use crate::metrics::{memory, units};
-use crate::model::{Decoder, Parameter, Shape};
+use crate::model::{Decoder, Shape};
 use crate::optim::{AdamW, Hyper};
 use crate::parallel::{self, Stage};
 use crate::tensor::{Kind, Plan};
 use serde_json::json;
 
-/// Measured, 2026-11-24, Debian's Open MPI 4.1.4 and HDF5 1.10.8: RssAnon + RssShmem of a rank before its arena.
-const PROCESS: u64 = 24 << 20;
+/// Measured, 2026-11-24, x86-64, Debian's Open MPI 4.1.4 and HDF5 1.10.8: RssAnon + RssShmem that a rank has beside its
+/// arena and the rows below. MPI_Init takes 3 MiB of it, an open metrics.h5 1 MiB.
+const PROCESS: u64 = 10 << 20;
 /// Measured, same day: packing buffers of the matrix products, for each thread.
 const LIBRARY_PER_THREAD: u64 = 4 << 20;
 
 /// The rows of the memory table, in bytes per rank.
-pub fn memory_rows(plan: &Plan, parameters: &[Parameter], ranks: usize, threads: usize) -> Vec<(&'static str, u64)> {
+pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: usize, threads: usize) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
+    // Rounded copies of a product's operands.
+    let rounded = if precision == Precision::Bf16 { 4 * model.largest_operands().iter().sum::<usize>() } else { 0 };
     vec![
         ("parameters", kind(Kind::Parameters)),
         ("gradients", kind(Kind::Gradients)),
         ("optimizer", kind(Kind::Optimizer)),
         ("activations", kind(Kind::Activations)),
-        ("workspace", kind(Kind::Workspace)),
+        ("workspace", kind(Kind::Workspace) + rounded as u64),
         ("communication", kind(Kind::Communication) + 4 * staging_elements(ranks) as u64),
         ("libraries", LIBRARY_PER_THREAD * threads as u64),
-        ("checkpoint", checkpoint::staging_bytes(parameters) as u64),
+        ("checkpoint", checkpoint::staging_bytes(model.parameters()) as u64),
         ("process", PROCESS),
     ]
 }
 
-/// Parameters by group, as the files count them.
+/// The parameters as the files name and count them, those of all blocks in one line.
+///
+/// ```text
+/// parameters                                 shape  count               number
+///   model.embed_tokens.weight        128256 × 2048     ×1          262,668,288
+///   model.layers.*.mlp.up_proj.weight  8192 × 2048    ×16          268,435,456
+/// ```
 pub fn parameter_table(model: &Decoder) -> String {
-    let c = model.config();
-    let of = |group: usize| -> u64 {
-        let members = model.parameters().iter().filter(|p| p.group == group);
-        members.map(|p| p.shape.iter().product::<usize>() as u64).sum()
-    };
-    let last = c.layers + 1;
-    let total: u64 = (0..=last).map(of).sum();
-    let mut out = format!("{:<18} {:>20}\n", "parameters", "number");
-    let head = if c.tied { "final norm (head: tied)".to_string() } else { "final norm, head".to_string() };
-    let rows = [
-        ("embedding".to_string(), of(0)),
-        (format!("{} blocks of {}", c.layers, units::thousands(of(1))), c.layers as u64 * of(1)),
-        (head, of(last)),
-    ];
-    for (name, count) in rows {
-        out += &format!("  {name:<30} {:>20}\n", units::thousands(count));
+    let mut lines: Vec<(String, &[usize], usize)> = vec![];
+    for p in model.parameters() {
+        let name = without_numbers(&p.name);
+        match lines.iter_mut().find(|(known, shape, _)| *known == name && *shape == p.shape) {
+            Some((_, _, times)) => *times += 1,
+            None => lines.push((name, &p.shape, 1)),
+        }
     }
-    out + &format!("  {:<30} {:>20}\n", "all", units::thousands(total))
+    let wide = lines.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+    let mut out = format!("{:<width$} {:>16} {:>6} {:>20}\n", "parameters", "shape", "count", "number", width = wide + 2);
+    let mut total = 0;
+    for (name, shape, times) in &lines {
+        let number = (times * shape.iter().product::<usize>()) as u64;
+        let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
+        out += &format!("  {name:<wide$} {shape:>16} {:>6} {:>20}\n", format!("×{times}"), units::thousands(number));
+        total += number;
+    }
+    out + &format!("  {:<wide$} {:>16} {:>6} {:>20}\n", "all", "", "", units::thousands(total))
+}
+
+/// `model.layers.7.mlp` → `model.layers.*.mlp`
+fn without_numbers(name: &str) -> String {
+    let star = |part| if str::parse::<usize>(part).is_ok() { "*" } else { part };
+    name.split('.').map(star).collect::<Vec<_>>().join(".")
 }
 
 pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
@@ -71,18 +87,22 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, 0, ranks), hyper);
 
     let threads = run.system.threads.unwrap_or_else(crate::launch::usable_cores);
-    let rows = memory_rows(&plan, model.parameters(), ranks, threads);
+    let rows = memory_rows(&plan, &model, run.system.precision, ranks, threads);
     let flops = config.flops_per_token(run.batch.seq_len);
     let (tokens, parameters) = (run.tokens_per_step(), config.parameter_count());
     let checkpoint = checkpoint::bytes(model.parameters());
     let micro_steps = run.global_batch().div_ceil(ranks * run.batch.micro_batch);
-    say(format_args!("{}\n{}", parameter_table(&model), memory::table(&rows, None)));
-    say(format_args!("ranks                          {ranks}"));
-    say(format_args!("tokens per step                {}", units::thousands(tokens)));
-    say(format_args!("micro-batches per step         {micro_steps}"));
-    say(format_args!("TFLOP per step, attention full {:.6}", flops.full * tokens as f64 / 1e12));
-    say(format_args!("TFLOP per step, causal         {:.6}", flops.causal * tokens as f64 / 1e12));
-    say(format_args!("checkpoint                     {} ({})", units::thousands(checkpoint), units::bytes(checkpoint)));
+    let tera = |flops_per_token: f64| units::significant(flops_per_token * tokens as f64 / 1e12, 6);
+    let lines = [
+        ("ranks", ranks.to_string()),
+        ("tokens per step", units::thousands(tokens)),
+        ("passes per step and rank", micro_steps.to_string()),
+        ("TFLOP per step", format!("{} (attention counted full), {} (causal)", tera(flops.full), tera(flops.causal))),
+        ("checkpoint", format!("{} bytes, {}: weights and optimizer", units::thousands(checkpoint), units::bytes(checkpoint))),
+    ];
+    let mut page = format!("{}\n{}\n", parameter_table(&model), memory::table(&rows, None));
+    lines.iter().for_each(|(name, what)| page += &format!("{name:<26} {what}\n"));
+    tell(page);
     if let Some(file) = &run.log.json {
         let memory: serde_json::Map<_, _> = rows.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();

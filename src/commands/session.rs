@@ -93,7 +93,7 @@ impl Session {
             decay_embeddings: o.decay_embeddings,
         };
         let optim = AdamW::plan(&mut plan, owned, hyper);
-        let rows = plan::memory_rows(&plan, model.parameters(), launch.size(), launch.threads);
+        let rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         introduce(run, launch, &console, &data, &model, &rows, from, steps);
 
@@ -217,11 +217,11 @@ fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Resul
         Source::Corpora(corpora) => Data::open(&specs(corpora, order, &reading)?, order, &reading)?,
     };
     data.batch(samples, 0, &share)?;
-    let corpus = match &run.data.source {
-        Source::Corpora(corpora) => Some(&corpora[0].path),
+    let beside = || match &run.data.source {
+        Source::Corpora(corpora) => corpora.iter().find_map(|c| crate::data::tokenizer_of(&c.path)),
         Source::Synthetic => None,
     };
-    let tokenizer = run.data.tokenizer.clone().or_else(|| corpus.and_then(|c| crate::data::tokenizer_of(c)));
+    let tokenizer = run.data.tokenizer.clone().or_else(beside);
     if let Some(missing) = tokenizer.as_ref().filter(|t| !t.is_file()) {
         crate::bad_input!("--tokenizer (data.tokenizer): expected a tokenizer.json, found no file {}", missing.display());
     }

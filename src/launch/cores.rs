@@ -2,21 +2,36 @@
 
 /// Cores in the affinity mask, ascending.
 pub fn affinity() -> Vec<usize> {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list = text.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
-    let cores = list.map(|l| parse(l.trim())).unwrap_or_default();
-    if cores.is_empty() { (0..std::thread::available_parallelism().map_or(1, |n| n.get())).collect() } else { cores }
+    let cores = mask("self");
+    if cores.is_empty() { (0..available()).collect() } else { cores }
 }
 
 /// How many cores a process alone on its mask may use.
 pub fn usable_cores() -> usize {
-    affinity().len()
+    affinity().len().min(available()).max(1)
 }
 
-/// Cores of the machine that are switched on.
-pub fn online() -> usize {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    parse(text.trim()).len().max(1)
+/// Cores that the control group's limit of processor time leaves to all of its processes; no limit: as many as you like.
+pub fn room() -> usize {
+    if available() < affinity().len() { available() } else { usize::MAX }
+}
+
+/// Cores that the launcher may use here: what a rank could use had it not been bound. That is the mask of our parent
+/// process (mpirun, or its daemon); of a Slurm step's parent the mask is the whole machine, so Slurm's word for the cores
+/// of the job counts as well.
+pub fn open() -> usize {
+    let parent = mask(&std::os::unix::process::parent_id().to_string()).len();
+    super::slurm::cpus_on_node().unwrap_or(usize::MAX).min(parent)
+}
+
+fn available() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+fn mask(process: &str) -> Vec<usize> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let list = text.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+    list.map(|l| parse(l.trim())).unwrap_or_default()
 }
 
 /// `0-3,8` from `[0, 1, 2, 3, 8]`.

@@ -6,7 +6,7 @@ use std::io::Write;
 /// To be called once, before anything is said.
 pub fn start() {
     let rank = slurm::expected_rank().unwrap_or(0);
-    let default = if rank == 0 { "warn,llm_train=info" } else { "error" };
+    let default = if rank == 0 { "warn,llm_train=info" } else { "warn" };
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default));
     builder.target(env_logger::Target::Pipe(Box::new(Stderr)));
     builder.format(move |out, record| {

@@ -1,7 +1,7 @@
 //! The ranks of a job: who they are, where they run, how they agree, how they leave.
 //!
 //! ```text
-//! start      MPI_Init_thread, world, node-local ranks, cores by the affinity mask, threads
+//! start      MPI_Init_thread, world, node-local ranks, cores by the affinity mask, threads: one gather tells all of all
 //! agree      any rank's error becomes everyone's: one rank says it, all leave with its exit code
 //! leave      one barrier, MPI_Finalize, exit: nothing is written after it
 //! ```
@@ -15,10 +15,8 @@ mod table;
 pub use crate::comm::fault::{at_step, patience, phase};
 pub use cores::usable_cores;
 
-use crate::comm::{Collective, Mpi, Solo, fault};
+use crate::comm::{self, Collective, Mpi, Solo, fault};
 use crate::error::{Error, Result};
-use mpi::ffi;
-use std::ffi::c_int;
 use std::time::Instant;
 
 /// The job as one rank sees it.
@@ -45,7 +43,15 @@ pub struct Launch {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
     pub host: String,
+    /// The lowest rank that shares memory with it.
+    pub node: usize,
+    /// Cores in its affinity mask.
     pub cores: Vec<usize>,
+    /// How many of them a limit of its control group leaves it and the other ranks of its node.
+    pub room: usize,
+    /// Cores that the launcher itself may use there.
+    pub open: usize,
+    /// Threads it computes with.
     pub threads: usize,
     pub pid: u64,
 }
@@ -54,53 +60,52 @@ impl Launch {
     /// Brings the ranks together. `threads` as asked for; else the cores the rank may use, shared with the ranks of its
     /// host that may use the same ones. `began`: when the program started.
     pub fn start(threads: Option<usize>, began: Instant) -> Launch {
-        let before = Instant::now();
-        let (mut provided, mut up): (c_int, c_int) = (0, 0);
-        // SAFETY: called once, on the main thread, before any other MPI call; null arguments are allowed since MPI 2.
-        unsafe {
-            ffi::MPI_Initialized(&mut up);
-            let multiple = ffi::RSMPI_THREAD_MULTIPLE;
-            ffi::MPI_Init_thread(std::ptr::null_mut(), std::ptr::null_mut(), multiple, &mut provided);
-            if provided < multiple {
-                eprintln!(
-                    "llm-train: this MPI library gives thread level {provided}, expected MPI_THREAD_MULTIPLE ({multiple}): use a \
-                     build with threads"
-                );
-                ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, 2);
-            }
-        }
-        let init_seconds = before.elapsed().as_secs_f64();
-        let (mut rank, mut size): (c_int, c_int) = (0, 0);
-        // SAFETY: MPI is up.
-        unsafe {
-            ffi::MPI_Comm_rank(ffi::RSMPI_COMM_WORLD, &mut rank);
-            ffi::MPI_Comm_size(ffi::RSMPI_COMM_WORLD, &mut size);
-        }
         let host = hostname();
-        fault::introduce(rank as usize, &host, true);
+        let expected = slurm::expected_rank().unwrap_or(0) as usize;
+        fault::introduce(expected, &host, false);
         fault::abort_on_panic();
-        // SAFETY: the world communicator is valid.
-        let comm: Box<dyn Collective> =
-            if size > 1 { Box::new(Mpi::over(unsafe { ffi::RSMPI_COMM_WORLD })) } else { Box::new(Solo) };
-
-        let cores = cores::affinity();
-        let mine = format!("{}\t{}\t{}\t{}", node(&host), cores::list(&cores), threads.unwrap_or(0), std::process::id());
-        let mut ranks: Vec<Place> = comm.gather(mine.as_bytes()).iter().map(|b| Place::read(b)).collect();
-        let all = ranks.clone();
-        for place in ranks.iter_mut().filter(|p| p.threads == 0) {
-            let sharing = all.iter().filter(|p| p.host == place.host && p.cores == place.cores).count();
-            place.threads = slurm::cpus_per_task().unwrap_or(usize::MAX).min(place.cores.len() / sharing).max(1);
+        fault::phase("MPI_Init");
+        let before = Instant::now();
+        if let Err(what) = fault::within("MPI_Init", comm::init) {
+            refuse(expected, &what);
         }
-        let rank = rank as usize;
-        let here = ranks[rank].host.clone();
-        let local = |ranks: &[Place]| ranks.iter().filter(|p| p.host == here).count();
+        let (init_seconds, library) = (before.elapsed().as_secs_f64(), comm::library());
+        let (comm, node): (Box<dyn Collective>, usize) = match Mpi::world() {
+            Some(mpi) => {
+                fault::introduce(mpi.rank(), &host, true);
+                fault::phase("finding the other ranks");
+                let node = mpi.node();
+                (Box::new(mpi), node)
+            }
+            None => {
+                fault::introduce(0, &host, true);
+                if let Some(what) = slurm::lonely(&|name| std::env::var(name).ok()) {
+                    refuse(expected, &format!("{what} ({library})"));
+                }
+                (Box::new(Solo), 0)
+            }
+        };
+        let mine = Place {
+            host: slurm::node().unwrap_or_else(|| host.clone()),
+            node,
+            cores: cores::affinity(),
+            room: cores::room(),
+            open: cores::open(),
+            threads: threads.unwrap_or(0),
+            pid: u64::from(std::process::id()),
+        };
+        let ranks = comm.gather(mine.write().as_bytes());
+        let ranks = share(ranks.iter().map(|line| Place::read(line)).collect(), slurm::cpus_per_task());
+        let rank = comm.rank();
+        let local = |ranks: &[Place]| ranks.iter().filter(|p| p.node == node).count();
+        fault::phase("the start");
         Launch {
             host,
             local_rank: local(&ranks[..rank]),
             local_size: local(&ranks),
-            cores,
+            cores: mine.cores,
             threads: ranks[rank].threads,
-            library: library(),
+            library,
             init_seconds,
             ranks,
             comm,
@@ -180,16 +185,15 @@ impl Launch {
     }
     /// What is wrong with the binding, each with the option that mends it.
     pub fn warnings(&self) -> Vec<String> {
-        table::warnings(&self.ranks, cores::online())
+        table::warnings(&self.ranks)
     }
 
     /// Leaves with all others through one barrier. Nothing may be left to write.
     pub fn leave(self, code: i32) -> ! {
+        fault::phase("the end");
         self.comm.barrier();
-        drop(self.comm);
-        // SAFETY: the communication thread has ended; this is the thread that initialised MPI.
-        unsafe { ffi::MPI_Finalize() };
-        fault::introduce(0, &self.host, false);
+        drop(self.comm); // ends the communication thread
+        fault::within("MPI_Finalize", comm::finalize);
         std::process::exit(code)
     }
 }
@@ -199,31 +203,77 @@ pub fn check<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|e| fault::abort(&e.to_string()))
 }
 
+/// Threads for those who did not ask for a number: the cores a rank may use, shared with the ranks of its node that may
+/// use the same ones, no more than Slurm was asked for.
+fn share(mut ranks: Vec<Place>, cpus_per_task: Option<usize>) -> Vec<Place> {
+    let all = ranks.clone();
+    for place in ranks.iter_mut().filter(|p| p.threads == 0) {
+        let neighbours = all.iter().filter(|p| p.node == place.node);
+        let sharing = neighbours.clone().filter(|p| p.cores == place.cores).count();
+        let fair = (place.cores.len() / sharing).min(place.room / neighbours.count());
+        place.threads = cpus_per_task.unwrap_or(usize::MAX).min(fair).max(1);
+    }
+    ranks
+}
+
+/// Not a job: MPI itself is not as it should be. One rank says so, all leave.
+fn refuse(rank: usize, what: &str) -> ! {
+    if rank == 0 {
+        eprintln!("llm-train: {what}");
+    }
+    comm::finalize();
+    std::process::exit(2)
+}
+
 impl Place {
+    fn write(&self) -> String {
+        let Place { host, node, cores, room, open, threads, pid } = self;
+        format!("{host}\t{}\t{node}\t{room}\t{open}\t{threads}\t{pid}", cores::list(cores))
+    }
     fn read(line: &[u8]) -> Place {
         let text = String::from_utf8_lossy(line);
         let mut fields = text.split('\t');
-        let mut next = || fields.next().unwrap_or_default().to_string();
-        let (host, cores) = (next(), cores::parse(&next()));
-        let number = |text: String| text.parse().unwrap_or(0);
-        Place { host, cores, threads: number(next()) as usize, pid: number(next()) }
+        let mut next = || fields.next().unwrap_or_default();
+        let (host, cores) = (next().to_owned(), cores::parse(next()));
+        let mut number = || next().parse::<usize>().unwrap_or(0);
+        let (node, room, open, threads) = (number(), number(), number(), number());
+        Place { host, node, cores, room, open, threads, pid: number() as u64 }
     }
 }
 
-/// Virtual nodes of one machine (several slurmd) are told apart by Slurm's name for them.
-fn node(host: &str) -> String {
-    std::env::var("SLURMD_NODENAME").unwrap_or_else(|_| host.to_string())
-}
-
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |h| h.trim().to_string())
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |h| h.trim().to_owned())
 }
 
-fn library() -> String {
-    let mut text = vec![0u8; 8192];
-    let mut len: c_int = 0;
-    // SAFETY: the buffer is as long as the standard's longest version string.
-    unsafe { ffi::MPI_Get_library_version(text.as_mut_ptr().cast(), &mut len) };
-    let text = String::from_utf8_lossy(&text[..len.max(0) as usize]);
-    text.lines().next().unwrap_or_default().trim_end_matches('\0').to_string()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub fn place(host: &str, node: usize, cores: std::ops::Range<usize>, threads: usize) -> Place {
+        let room = 128;
+        Place { host: host.into(), node, cores: cores.collect(), room, open: 8, threads, pid: 1 }
+    }
+
+    #[test]
+    fn a_place_survives_the_journey() {
+        let one = place("node1", 3, 4..8, 2);
+        assert_eq!(Place::read(one.write().as_bytes()), one);
+    }
+
+    #[test]
+    fn cores_are_shared_fairly() {
+        let threads = |ranks: Vec<Place>, slurm| share(ranks, slurm).iter().map(|p| p.threads).collect::<Vec<_>>();
+        // Unbound: both may use all eight. Bound: each its own four. On two nodes: nobody shares.
+        assert_eq!(threads(vec![place("a", 0, 0..8, 0), place("a", 0, 0..8, 0)], None), [4, 4]);
+        assert_eq!(threads(vec![place("a", 0, 0..4, 0), place("a", 0, 4..8, 0)], None), [4, 4]);
+        assert_eq!(threads(vec![place("a", 0, 0..8, 0), place("b", 1, 0..8, 0)], None), [8, 8]);
+        // More ranks than cores; an asked number stays; Slurm's number holds, but not beyond the mask.
+        assert_eq!(threads(vec![place("a", 0, 0..1, 0), place("a", 0, 0..1, 0)], None), [1, 1]);
+        assert_eq!(threads(vec![place("a", 0, 0..8, 3)], None), [3]);
+        assert_eq!(threads(vec![place("a", 0, 0..8, 0)], Some(2)), [2]);
+        assert_eq!(threads(vec![place("a", 0, 0..1, 0)], Some(2)), [1]);
+        // A container's limit is everyone's together.
+        let limited = |cores| Place { room: 2, ..place("a", 0, cores, 0) };
+        assert_eq!(threads(vec![limited(0..4), limited(4..8)], None), [1, 1]);
+    }
 }

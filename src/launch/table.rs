@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 /// Rows past this many are grouped by what their ranks have in common.
 const ROWS: usize = 16;
 
+/// Cores and threads of each rank of a node.
+type Look = Vec<(Vec<usize>, usize)>;
+
 /// One row a rank, or, of many ranks, one row for each kind of node.
 pub fn text(ranks: &[Place]) -> String {
     let mut out = String::from("ranks                hosts                        device  cores        threads\n");
@@ -20,8 +23,8 @@ pub fn text(ranks: &[Place]) -> String {
     let mut nodes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     ranks.iter().enumerate().for_each(|(rank, place)| nodes.entry(&place.host).or_default().push(rank));
     // Nodes that look alike: as many ranks, with the same cores and threads.
-    let look = |members: &[usize]| members.iter().map(|r| (ranks[*r].cores.clone(), ranks[*r].threads)).collect::<Vec<_>>();
-    let mut alike: BTreeMap<Vec<(Vec<usize>, usize)>, Vec<(&str, &Vec<usize>)>> = BTreeMap::new();
+    let look = |members: &[usize]| members.iter().map(|r| (ranks[*r].cores.clone(), ranks[*r].threads)).collect::<Look>();
+    let mut alike: BTreeMap<Look, Vec<(&str, &Vec<usize>)>> = BTreeMap::new();
     nodes.iter().for_each(|(host, members)| alike.entry(look(members)).or_default().push((host, members)));
     for (look, nodes) in alike {
         let hosts = match nodes.as_slice() {
@@ -39,27 +42,32 @@ pub fn text(ranks: &[Place]) -> String {
     out
 }
 
-/// `online`: cores of this rank's machine, taken for all of them.
-pub fn warnings(ranks: &[Place], online: usize) -> Vec<String> {
-    let mut out = vec![];
+/// Of the first node where something is wrong: a thousand would be wrong in the same way.
+pub fn warnings(ranks: &[Place]) -> Vec<String> {
     let mut nodes: BTreeMap<&str, Vec<&Place>> = BTreeMap::new();
     ranks.iter().for_each(|place| nodes.entry(&place.host).or_default().push(place));
-    let Some((host, places)) = nodes.into_iter().find(|(_, places)| wrong(places, online).is_some()) else { return out };
-    out.extend(wrong(&places, online).map(|text| format!("on {host} {text}")));
-    out
+    let found = nodes.into_iter().find_map(|(host, places)| wrong(&places).map(|text| format!("on {host} {text}")));
+    found.into_iter().collect()
 }
 
-fn wrong(places: &[&Place], online: usize) -> Option<String> {
+fn wrong(places: &[&Place]) -> Option<String> {
     let threads: usize = places.iter().map(|p| p.threads).sum();
     let mut used: Vec<usize> = places.iter().flat_map(|p| p.cores.iter().copied()).collect();
     used.sort_unstable();
     used.dedup();
-    let mend = "mpirun: --bind-to none, or --map-by slot:PE=<cores a rank>; srun: --cpus-per-task=<cores a rank>";
-    if threads > used.len() {
-        let n = places.len();
-        Some(format!("{n} ranks with {threads} threads share {} cores: fewer ranks or --threads; {mend}", used.len()))
-    } else if used.len() < online && threads < online {
-        Some(format!("{} of {online} cores are left idle by the launcher's binding: {mend}", online - used.len()))
+    let (used, open) = (used.len(), places.iter().map(|p| p.open).max().unwrap_or(0));
+    let each = (open / places.len()).max(1);
+    let mend = format!("mpirun --bind-to none, or --map-by slot:PE={each}; srun --cpus-per-task={each}");
+    let n = match places.len() {
+        1 => "1 rank".to_owned(),
+        n => format!("{n} ranks"),
+    };
+    if threads > used && open > used {
+        Some(format!("{n} with {threads} threads share {used} of {open} cores, to which the launcher bound them: {mend}"))
+    } else if threads > used {
+        Some(format!("{n} with {threads} threads share {used} cores: use fewer ranks or a smaller --threads"))
+    } else if used < open {
+        Some(format!("the launcher's binding leaves {} of {open} cores idle: {mend}", open - used))
     } else {
         None
     }
@@ -70,7 +78,8 @@ mod tests {
     use super::*;
 
     fn place(host: &str, cores: std::ops::Range<usize>, threads: usize) -> Place {
-        Place { host: host.into(), cores: cores.collect(), threads, pid: 1 }
+        let open = 8;
+        Place { host: host.into(), node: 0, cores: cores.collect(), room: 128, open, threads, pid: 1 }
     }
 
     #[test]
@@ -89,9 +98,15 @@ mod tests {
     }
 
     #[test]
-    fn shared_and_idle_cores_are_said() {
-        assert!(warnings(&[place("a", 0..1, 1), place("a", 0..1, 1)], 1)[0].contains("share 1 cores"));
-        assert!(warnings(&[place("a", 0..1, 1), place("a", 1..2, 1)], 8)[0].contains("6 of 8 cores are left idle"));
-        assert!(warnings(&[place("a", 0..2, 1), place("a", 0..2, 1)], 2).is_empty());
+    fn shared_and_idle_cores_are_said_with_the_option_that_mends_it() {
+        // mpirun -n 2 binds each rank to one core.
+        let idle = warnings(&[place("a", 0..1, 1), place("a", 1..2, 1)]);
+        assert!(idle[0].contains("6 of 8 cores idle") && idle[0].contains("slot:PE=4"), "{idle:?}");
+        let bound = warnings(&[place("a", 0..1, 1), place("a", 0..1, 1)]);
+        assert!(bound[0].contains("share 1 of 8 cores") && bound[0].contains("--bind-to none"), "{bound:?}");
+        let crowded = warnings(&[place("a", 0..8, 8), place("a", 0..8, 8)]);
+        assert!(crowded[0].contains("16 threads share 8 cores") && !crowded[0].contains("bind"), "{crowded:?}");
+        assert!(warnings(&[place("a", 0..8, 4), place("a", 0..8, 4)]).is_empty());
+        assert!(warnings(&[place("a", 0..4, 4), place("a", 4..8, 4)]).is_empty());
     }
 }

@@ -44,7 +44,7 @@ impl Schedule {
             Curve::Linear => lr - (lr - min_lr) * down(warmup),
             Curve::Constant => lr,
             Curve::Wsd { decay } => {
-                let from = warmup.max(steps - (decay * steps as f64).round() as u64);
+                let from = warmup.max(steps.saturating_sub((decay * steps as f64).round() as u64));
                 lr - (lr - min_lr) * down(from)
             }
         }
@@ -74,5 +74,22 @@ mod tests {
         close(at(Curve::Wsd { decay: 0.2 }, 87), 1.0);
         close(at(Curve::Wsd { decay: 0.2 }, 99), 0.55);
         close(at(Curve::Wsd { decay: 0.2 }, 110), 0.1);
+    }
+
+    #[test]
+    fn a_rate_only_falls_after_the_warm_up_and_stays_between_its_ends() {
+        for curve in [Curve::Cosine, Curve::Linear, Curve::Constant, Curve::Wsd { decay: 0.2 }, Curve::Wsd { decay: 1.0 }] {
+            for (warmup, steps) in [(0, 1), (0, 50), (10, 10), (10, 11), (7, 200)] {
+                let rates: Vec<f64> = (0..steps).map(|s| Schedule { curve, lr: 2.0, min_lr: 0.5, warmup, steps }.lr(s)).collect();
+                let (up, down) = rates.split_at(warmup as usize);
+                assert!(up.is_sorted() && up.first().is_none_or(|first| *first == 2.0 / warmup as f64), "{curve:?} {rates:?}");
+                assert!(down.is_sorted_by(|a, b| a >= b), "{curve:?} {rates:?}");
+                assert!(
+                    rates.iter().all(|lr| (0.0..=2.0).contains(lr)) && down.iter().all(|lr| *lr >= 0.5),
+                    "{curve:?} {rates:?}"
+                );
+                assert!(down.first().is_none_or(|first| *first == 2.0), "{curve:?}: the peak is reached");
+            }
+        }
     }
 }

@@ -77,7 +77,7 @@ pub struct Settled {
     pub norm: f64,
     /// The largest word that any rank gave.
     pub word: f64,
-    /// The first rank whose own loss or gradient is not finite.
+    /// The first rank whose own loss is not finite, or else whose block of the gradient is not.
     pub not_finite: Option<usize>,
 }
 
@@ -109,14 +109,13 @@ impl<'a> Parallel<'a> {
         let began = Instant::now();
         let all = self.comm.exchange(&[loss, squares, word]);
         self.clock.exposed += began.elapsed();
-        let bad = |k: usize| all.iter().position(|word| !word[k].is_finite());
         let sum = |k: usize| all.iter().map(|word| word[k]).sum::<f64>();
         Settled {
             loss: sum(0),
             norm: sum(1).sqrt(),
             word: all.iter().map(|word| word[2]).fold(f64::MIN, f64::max),
-            // A gradient that is not finite has been added to every rank's by now; the loss is still each rank's own.
-            not_finite: bad(0).or(bad(1)),
+            // A loss says whose batch it was; a gradient's block, summed over all, only who owns it.
+            not_finite: [0, 1].iter().find_map(|k| all.iter().position(|word| !word[*k].is_finite())),
         }
     }
 

@@ -1,8 +1,7 @@
-//! A rank that is gone takes the job with it: soon, with an exit code, and with words.
-use crate::program::{Ended, Job, Running, ranks};
+//! A rank that is gone takes the job with it: soon, with an exit code, and with words. (Panics: `tests/parallel/ends.rs`.)
+use crate::program::{Ended, Running, ranks};
 use crate::scene::Scene;
-use llm_train::launch::{self, Launch};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What the issue grants from a rank's end to the job's.
 const SOON: Duration = Duration::from_secs(10);
@@ -42,32 +41,4 @@ fn a_rank_that_hangs() {
     assert!(ended.took >= Duration::from_secs(2), "it did not wait: {:?}", ended.took);
     assert!(ended.err.contains("waited 3 s for the other ranks"), "{ended}");
     names_rank_host_and_step(&ended);
-}
-
-/// This test starts itself under mpirun: as a rank it panics on a thread of its own, as a bug would.
-#[test]
-fn a_rank_that_panics() {
-    const MARK: &str = "LLM_TRAIN_TEST_PANIC";
-    if std::env::var_os(MARK).is_some() {
-        let launch = Launch::start(Some(1), Instant::now());
-        launch::at_step(42);
-        launch.comm().barrier();
-        if launch.rank() == 1 {
-            let _ = std::thread::spawn(|| panic!("a broken invariant")).join();
-        }
-        launch.comm().barrier();
-        std::process::exit(0);
-    }
-    let me = std::env::current_exe().unwrap();
-    let mut command = std::process::Command::new("mpirun");
-    command.args(["-n", "3", "--bind-to", "none"]).arg(me).args(["--exact", "lost::a_rank_that_panics", "--nocapture"]);
-    let mut job = Job::new(command);
-    job.0.env(MARK, "1");
-    let ended = job.start().end_within(SOON + SOON);
-    assert!(!ended.status.success(), "{ended}");
-    let said: Vec<&str> = ended.err.lines().filter(|line| line.contains("a broken invariant")).collect();
-    assert!(
-        said.len() == 1 && said[0].contains("rank 1 on ") && said[0].contains("step 42") && said[0].contains("lost.rs"),
-        "{ended}"
-    );
 }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`refused`] | bad input: one sentence, exit 2, nothing written |
 //! | [`failing`] | a disk that fills up, a loss that is not finite: exit 1, the last checkpoint whole |
-//! | [`lost`] | a rank that is killed, hangs or panics takes the job with it, soon and with a reason |
+//! | [`lost`] | a rank that is killed or hangs takes the job with it, soon and with a reason |
 //! | [`stopped`] | signals and time limits: exit 75; killed jobs; going on as if nothing had been |
 //! | [`kept`] | which checkpoints stay; other numbers of ranks |
 //! | [`configured`] | who overrides whom; the printed configuration is a configuration |

@@ -53,11 +53,6 @@ impl Job {
         self
     }
 
-    pub fn within(mut self, dir: &Path) -> Job {
-        self.0.current_dir(dir);
-        self
-    }
-
     pub fn start(mut self) -> Running {
         let started = Instant::now();
         let mut child = self.0.spawn().unwrap_or_else(|e| panic!("{:?}: {e}", self.0));
@@ -118,23 +113,14 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until stdout or stderr hold `sign`.
-    pub fn until(&mut self, sign: &str) {
-        self.until_that(sign, |out, err| out.contains(sign) || err.contains(sign));
-    }
-
     /// Waits until rank 0 has written the line of `step`, or a later one.
     pub fn until_step(&mut self, step: u64) {
         let at = |line: &str| line.strip_prefix("step ")?.split('/').next()?.parse::<u64>().ok();
-        self.until_that(&format!("step {step}"), |out, _| out.lines().filter_map(at).any(|s| s >= step));
-    }
-
-    fn until_that(&mut self, what: &str, holds: impl Fn(&str, &str) -> bool) {
-        while !holds(&self.out.so_far(), &self.err.so_far()) {
+        while !self.out.so_far().lines().filter_map(at).any(|s| s >= step) {
             let ended = self.child.try_wait().unwrap();
             if ended.is_some() || self.started.elapsed() > LONGEST {
-                let (out, err) = (self.out.so_far(), self.err.so_far());
-                panic!("{}: {what} did not come ({ended:?})\n{out}\n{err}", self.what);
+                let (out, err) = (end(&self.out.so_far()), end(&self.err.so_far()));
+                panic!("{}: step {step} did not come ({ended:?})\n{out}\n{err}", self.what);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -166,7 +152,9 @@ impl Running {
             match self.child.try_wait().unwrap() {
                 Some(status) => break status,
                 None if asked.elapsed() < limit => std::thread::sleep(Duration::from_millis(5)),
-                None => panic!("{}: still there after {limit:?}\n{}\n{}", self.what, self.out.so_far(), self.err.so_far()),
+                None => {
+                    panic!("{}: still there after {limit:?}\n{}\n{}", self.what, end(&self.out.so_far()), end(&self.err.so_far()))
+                }
             }
         };
         let took = asked.elapsed();
@@ -187,7 +175,9 @@ impl Drop for Running {
         let ranks = self.ranks();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        ranks.iter().for_each(|rank| drop(kill("KILL", *rank)));
+        for rank in &ranks {
+            kill("KILL", *rank);
+        }
         // Gone, and not about to be: a rank may be in the middle of a file.
         let gone = |rank: &u32| !Path::new(&format!("/proc/{rank}")).exists();
         let asked = Instant::now();
@@ -237,6 +227,12 @@ impl Ended {
 
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{}: {}\nstdout:\n{}\nstderr:\n{}", self.what, self.status, self.out, self.err)
+        write!(f, "{}: {}\nstdout:\n{}\nstderr:\n{}", self.what, self.status, end(&self.out), end(&self.err))
     }
+}
+
+/// The last lines of a long text.
+fn end(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
 }

@@ -37,7 +37,6 @@ fn all_refused(scene: &Scene, mistakes: Vec<Mistake>) {
 fn refused(scene: &Scene, job: Job, parts: &[&str]) -> String {
     let ended = job.run().with_code(2);
     let said = ended.sentence(parts).to_string();
-    assert!(ended.out.is_empty(), "something was said before the refusal\n{ended}");
     assert_eq!(names(&scene.run("refused").0), [""; 0], "written before the refusal: {said}");
     said
 }
@@ -204,7 +203,7 @@ fn ranks_that_differ() {
     let scene = Scene::new();
     let base = scene.options("refused");
     let two = |first: &str, second: &str| mpirun(&format!("--bind-to none -n 1 {PROGRAM} {first} : -n 1 {PROGRAM} {second}"));
-    refused(&scene, two(&base, &format!("{base} --lr 5e-4")), &["configuration", "rank 1", "0.0005", "0.001"]);
+    refused(&scene, two(&base, &format!("{base} --beta2 0.9")), &["configuration", "rank 1", "0.9", "0.95"]);
     // Only one of them has made the mistake; the other learns of it.
     refused(&scene, two(&base, &format!("{base} --lr fast")), &["rank 1", "optim.lr"]);
     refused(&scene, two(&format!("{base} --no-such-option"), &base), &["--no-such-option"]);

@@ -24,10 +24,6 @@ impl Scene {
         scene
     }
 
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// The whole path of something in the folder.
     pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
@@ -58,7 +54,7 @@ impl Scene {
     /// The options of a tiny run into the folder `out`; what is given after them counts.
     pub fn options(&self, out: &str) -> String {
         format!(
-            "--model {} --data {} --out {} --seq-len {SEQ} --micro-batch 1 --global-batch 4 --lr 1e-3 --min-lr 1e-3 \
+            "--model {} --set data.train={} --out {} --seq-len {SEQ} --micro-batch 1 --global-batch 4 --lr 1e-3 --min-lr 1e-3 \
              --schedule constant --warmup-steps 0 --threads 1 --seed 7 --steps 4 ",
             self.path("model.json"),
             self.path("corpus.bin"),

@@ -1,0 +1,93 @@
+//! `llm-train plan` from outside: the counts of known models, and what the ranks and the options change in them.
+use serde_json::Value;
+use std::process::Command;
+
+fn plan(arguments: &[&str]) -> (String, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("not/there/yet/plan.json");
+    let out = Command::new(env!("CARGO_BIN_EXE_llm-train"))
+        .arg("plan")
+        .args(arguments)
+        .arg("--json")
+        .arg(&json)
+        // Neither a launcher's variables nor a library is needed to count.
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    (String::from_utf8(out.stdout).unwrap(), serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap())
+}
+
+fn bytes(plan: &Value, kind: &str) -> f64 {
+    plan["memory_bytes_per_rank"][kind].as_u64().unwrap_or_else(|| panic!("no row {kind}")) as f64
+}
+
+#[test]
+fn known_models_have_their_exact_number_of_parameters() {
+    for (model, parameters) in [
+        ("gpt2", 124_439_808u64),
+        ("llama3.2-1b", 1_235_814_400),
+        ("opt-1.3b", 1_315_758_080),
+        ("smollm2-135m", 134_515_008),
+        ("llama3-8b", 8_030_261_248),
+    ] {
+        let (page, json) = plan(&["--model", model, "--micro-batch", "1"]);
+        assert_eq!(json["parameters"], parameters);
+        let digits = page.lines().find(|l| l.starts_with("  all")).unwrap().replace([' ', ','], "");
+        assert_eq!(digits, format!("all{parameters}"));
+        // Weights and two moments in f32, nothing else of weight.
+        assert_eq!(json["checkpoint_bytes"], 12 * parameters);
+        // Padded groups and vocabulary rows cost little.
+        let padded = bytes(&json, "parameters") / (4 * parameters) as f64;
+        assert!((1.0..1.01).contains(&padded), "{model}: {padded}");
+        assert_eq!(bytes(&json, "parameters"), bytes(&json, "gradients"));
+    }
+}
+
+#[test]
+fn zero_1_divides_the_optimizer_among_the_ranks() {
+    let whole = plan(&["--model", "gpt2", "--ranks", "7", "--micro-batch", "1"]).1;
+    let shard = plan(&["--model", "gpt2", "--ranks", "7", "--micro-batch", "1", "--zero", "1"]).1;
+    let ratio = bytes(&whole, "optimizer") / bytes(&shard, "optimizer");
+    assert!((ratio - 7.0).abs() < 0.01, "{ratio}");
+    assert_eq!(bytes(&whole, "optimizer"), 2.0 * bytes(&whole, "parameters"));
+    for kind in ["parameters", "gradients", "activations", "communication"] {
+        assert_eq!(bytes(&whole, kind), bytes(&shard, kind), "{kind}");
+    }
+}
+
+#[test]
+fn activations_follow_the_batch_and_recomputation_saves_most_of_them() {
+    let of = |more: &[&str]| bytes(&plan(&[&["--model", "gpt2", "--seq-len", "512"], more].concat()).1, "activations");
+    let (one, four) = (of(&["--micro-batch", "1"]), of(&["--micro-batch", "4"]));
+    assert!((four / one - 4.0).abs() < 0.05, "{}", four / one);
+    let less = of(&["--micro-batch", "4", "--recompute", "block"]);
+    assert!(less < 0.35 * four, "{less} of {four}");
+}
+
+#[test]
+fn a_step_is_counted_in_tokens_passes_and_operations() {
+    let json = plan(&["--model", "gpt2", "--ranks", "3", "--micro-batch", "2", "--global-batch", "20"]).1;
+    assert_eq!((&json["tokens_per_step"], &json["micro_steps"]), (&Value::from(20 * 1024), &Value::from(4)));
+    // 6 N of the matrix products (all but the positions and the vectors), 12 L C T of attention.
+    let products = 12 * 12 * 768 * 768 + 50257 * 768;
+    let attention = 12 * 12 * 768 * 1024;
+    assert_eq!(json["flops_per_token_full"].as_f64(), Some((6 * products + attention) as f64));
+    assert_eq!(json["flops_per_token_causal"].as_f64(), Some((6 * products + attention / 2) as f64));
+    assert_eq!(json["config"]["batch"]["global_batch"], 20);
+}
+
+#[test]
+fn what_makes_no_plan_is_one_sentence_and_exit_code_2() {
+    for (arguments, words) in [
+        (&["--model", "gpt2", "--ranks", "8", "--global-batch", "4"][..], "8 ranks, found 4"),
+        (&["--model", "gpt2", "--ranks", "0"], "--ranks"),
+        (&["--model", "gpt3"], "did you mean gpt2"),
+        (&["--model", "gpt2", "--heads", "5"], "not divisible"),
+    ] {
+        let out = Command::new(env!("CARGO_BIN_EXE_llm-train")).arg("plan").args(arguments).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), said.trim().lines().count()), (Some(2), 1), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
