@@ -228,7 +228,14 @@ fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Resul
     let reading = Reading { reset_attention: false, ..reading };
     let eval_share = Share { global_batch: share.ranks * share.micro_batch, ..share };
     let open = |path: &PathBuf| Evaluator::open(path, &reading, tokenizer.as_deref(), eval_share, run.eval.batches);
-    let evals = run.data.val.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let mut evals = run.data.val.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let names: Vec<String> = evals.iter().map(|e| e.name.clone()).collect();
+    for (e, path) in evals.iter_mut().zip(&run.data.val) {
+        // Files of one name in several folders.
+        if names.iter().filter(|name| **name == e.name).count() > 1 {
+            e.name = path.display().to_string();
+        }
+    }
     evals.iter().try_for_each(Evaluator::check)?;
     let set = |e: &Evaluator| Ok(EvalSet { name: e.name.clone(), bytes_per_token: e.bytes_per_token()? });
     let first = if launch.leads() { evals.iter().map(set).collect::<Result<Vec<_>>>()? } else { vec![] };

@@ -125,7 +125,6 @@ fn corpora() {
             mistake(format!("--data {}:-1", path("corpus.bin")), &["data.train", "-1"]),
             mistake(format!("--val-data {}", path("nowhere")), &["nowhere", "none"]),
             mistake(format!("--val-data {beyond}"), &["beyond.bin", "320", &found_at(40)]),
-            mistake(format!("--val-data {} {}", path("corpus.bin"), path("corpus.bin")), &["data.val", "corpus.bin"]),
         ],
     );
 }
@@ -136,7 +135,9 @@ fn a_token_that_is_met_on_the_way_ends_the_run_with_the_last_checkpoint_whole() 
     let deep = scene.corpus("deep.bin", (0..60_000).map(|i| if i == 51_234 { VOCAB + 7 } else { token(i) }));
     let options = format!("{} --data {deep} --epochs 1 --save-every 5 --keep 3", scene.options("deep").replace("--steps 4", ""));
     let ended = ranks(2, &options).run().with_code(1);
-    let said = ended.sentence(&["deep.bin", "327", "at byte 102468", "rank", "step"]);
+    // The other rank is sent away by mpirun, and may say so.
+    let said = ended.err.lines().find(|line| line.contains("deep.bin")).unwrap_or_else(|| panic!("{ended}"));
+    assert!(["rank ", ", step ", "327", "at byte 102468"].iter().all(|part| said.contains(part)), "{ended}");
     let left = scene.run("deep");
     let (saved, last) = (left.checkpoints(), *left.steps().last().unwrap());
     assert!(saved.last().is_some_and(|step| *step > 5 && *step <= last && *step + 5 >= last), "{saved:?} of {last}: {said}");

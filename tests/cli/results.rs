@@ -73,6 +73,13 @@ fn a_run_for_machines_and_for_people() {
     );
     assert_eq!(history.ranks.len(), 2);
 
+    // Two sets of one name are told apart.
+    std::fs::create_dir(scene.path("other")).unwrap();
+    let other = scene.corpus("other/val.bin", (40_000..42_000).map(crate::scene::token));
+    alone(&format!("{} --steps 2 --val-data {val} {other}", scene.options("two"))).done();
+    let two = scene.run("two").history().evaluations;
+    assert!(two.len() == 2 && two.iter().all(|e| e.points.len() == 1) && two[0].points != two[1].points, "{two:?}");
+
     // report: a page and a picture.
     let page = alone(&format!("report {}", left.0.display())).done();
     assert!(page.out.contains("tokens/sec/gpu") && left.0.join("report.svg").is_file(), "{page}");
