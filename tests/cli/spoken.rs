@@ -1,5 +1,5 @@
 //! Help, version, slips; how much is said, and readers that have gone away.
-use crate::program::{PROGRAM, alone, ranks};
+use crate::program::{Job, PROGRAM, alone, ranks};
 use crate::scene::Scene;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -62,6 +62,22 @@ fn lines_every_so_often_and_more_for_who_asks() {
     // Without the wish nobody speaks; with it, each line has time and rank.
     let debug: Vec<&str> = ended.err.lines().filter(|l| l.contains(" debug ")).collect();
     assert!(!debug.is_empty() && debug.iter().all(|l| l.contains("Z rank ")), "{ended}");
+}
+
+/// mpirun gives rank 0 a terminal of its own in any case: what counts is where mpirun's output goes.
+#[test]
+fn a_bar_on_a_terminal_and_lines_elsewhere() {
+    let scene = Scene::new();
+    let options = format!("{} --steps 60 --log-every 20", scene.options("run"));
+    let ended = ranks(2, &options).done();
+    assert!(!ended.out.contains('\u{1b}') && ended.out.contains("step 20/60 loss "), "{ended}");
+    // script(1) stands in for a person's terminal.
+    for start in [PROGRAM.to_string(), format!("mpirun -n 2 --bind-to none {PROGRAM}")] {
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("{start} {options} --resume never"), "/dev/null"]);
+        let seen = Job::new(command).done();
+        assert!(seen.out.contains("━") && seen.out.contains("step 60 of 60") && seen.out.contains("20/60  loss "), "{seen}");
+    }
 }
 
 #[test]
