@@ -35,6 +35,7 @@ fn four_ranks_then_one_two_or_three() {
 fn a_folder_of_one_s_own_and_no_resuming() {
     let scene = Scene::new();
     alone(&format!("{} --steps 6 --save-every 3", scene.options("first"))).done();
+    assert_eq!(fs::read_link(scene.run("first").0.join("checkpoints/latest")).unwrap().to_str(), Some("step-00000006"));
     // From the older of two, into another folder.
     let dir = scene.run("first").checkpoint(3);
     alone(&format!("{} --steps 6 --resume {}", scene.options("second"), dir.display())).done();

@@ -126,6 +126,14 @@ impl Running {
         }
     }
 
+    /// Waits until a file is there.
+    pub fn until_there(&self, file: &Path) {
+        while !file.exists() {
+            assert!(self.started.elapsed() < LONGEST, "{}: {} did not come\n{}", self.what, file.display(), end(&self.err.so_far()));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The processes that this one started: under mpirun the ranks, in their order.
     pub fn ranks(&self) -> Vec<u32> {
         let parent = self.child.id().to_string();

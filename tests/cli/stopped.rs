@@ -85,6 +85,25 @@ fn a_stopped_run_that_is_asked_again_stops_again_and_a_finished_one_does_nothing
     assert_eq!(scene.run("run").history().starts.len(), 2);
 }
 
+/// Killed in the one moment in which the checkpoint is complete and its step's row could still be in memory only: rank 0
+/// looks through the old checkpoints then, and is held there by a pipe in the place of a file.
+#[test]
+fn the_rows_of_a_checkpoint_s_steps_are_written_before_it() {
+    let scene = Scene::new();
+    let options = |steps: u64| format!("{} --steps {steps} --save-every 3 --keep 2", scene.options("run"));
+    alone(&options(6)).done();
+    let left = scene.run("run");
+    let held = left.checkpoint(3).join("complete");
+    std::fs::remove_file(&held).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&held).status().unwrap().success());
+    let running = alone(&options(MANY)).start();
+    running.until_there(&left.0.join("checkpoints/step-00000009/complete"));
+    running.kill();
+    std::fs::remove_dir_all(left.checkpoint(3)).unwrap();
+    assert_eq!(left.steps(), (1..=9).collect::<Vec<u64>>());
+    assert_eq!(left.checkpoints(), [6, 9]);
+}
+
 /// `kill -9` of everything, wherever it may be: between two steps, in the middle of a checkpoint.
 #[test]
 fn a_job_that_is_killed_goes_on_from_its_last_checkpoint() {
