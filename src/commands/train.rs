@@ -51,7 +51,7 @@ fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result
             loss += s.model.forward_backward(&s.dev, &input(batch), (1.0 / targets) as f32, &mut on);
         }
         let settled = parallel.settle(loss, must_stop(run, launch, began.elapsed() + save_time));
-        refuse_what_is_not_finite(&settled, launch, step + 1)?;
+        refuse_what_is_not_finite(&settled, launch, output, step + 1)?;
         let updating = Instant::now();
         s.optim.step(&s.dev, s.schedule.lr(step), step + 1, clip_factor(settled.norm, run.optim.clip));
         let updated = updating.elapsed();
@@ -123,17 +123,13 @@ fn guess_save_time(s: &Session) -> Duration {
 /// Steps and checkpoints vary; twice the last ones' time is kept in hand.
 const MARGIN: f64 = 2.0;
 
-fn refuse_what_is_not_finite(settled: &Settled, launch: &Launch, step: u64) -> Result<()> {
-    if let Some(rank) = settled.not_finite {
-        let host = &launch.ranks[rank].host;
-        failed!(
-            "step {step}: the loss or the gradient of rank {rank} on {host} is not finite (loss {}, gradient norm {}): stopped; \
-             the last checkpoint is whole",
-            settled.loss,
-            settled.norm
-        );
-    }
-    Ok(())
+/// A weight is never updated by what is not a number: the last checkpoint stays the place to go on from.
+fn refuse_what_is_not_finite(settled: &Settled, launch: &Launch, output: &mut Output, step: u64) -> Result<()> {
+    let Some(rank) = settled.not_finite else { return Ok(()) };
+    let (host, loss, norm) = (&launch.ranks[rank].host, settled.loss, settled.norm);
+    let found = format!("the loss or the gradient of rank {rank} on {host} is not finite (loss {loss}, gradient norm {norm})");
+    launch::check(output.event(step, &found));
+    failed!("step {step}: {found}: stopped; the last checkpoint is whole")
 }
 
 fn record(
