@@ -129,7 +129,13 @@ impl Running {
     /// Waits until a file is there.
     pub fn until_there(&self, file: &Path) {
         while !file.exists() {
-            assert!(self.started.elapsed() < LONGEST, "{}: {} did not come\n{}", self.what, file.display(), end(&self.err.so_far()));
+            assert!(
+                self.started.elapsed() < LONGEST,
+                "{}: {} did not come\n{}",
+                self.what,
+                file.display(),
+                end(&self.err.so_far())
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
