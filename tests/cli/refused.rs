@@ -6,6 +6,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::fs;
 
+type Tensors<'a> = Vec<(String, TensorView<'a>)>;
+
 /// A mistake, and what the sentence about it must hold.
 struct Mistake {
     options: String,
@@ -150,7 +152,7 @@ fn weights() {
     let weights = scene.run("first").weights(1);
     let tensors = SafeTensors::deserialize(&weights).unwrap();
     let norm = "model.layers.1.input_layernorm.weight";
-    let altered = |folder: &str, put: &dyn Fn(&mut Vec<(String, TensorView)>)| {
+    let altered = |folder: &str, put: &dyn Fn(&mut Tensors)| {
         let mut all = tensors.tensors();
         put(&mut all);
         fs::create_dir(scene.path(folder)).unwrap();
