@@ -9,9 +9,7 @@ fn main() {
     logging::start();
     let asked = commands::cli::parse(std::env::args_os());
     match asked {
-        Ok(Asked::Text(text)) => {
-            print!("{text}");
-        }
+        Ok(Asked::Text(text)) => commands::say(&text),
         Ok(Asked::Train(mut run)) => {
             let launch = Launch::start(run.system.threads, began);
             let end = commands::train::run(&mut run, &launch);
@@ -27,7 +25,7 @@ fn main() {
             let made = commands::tokenize::run(&args, launch.rank(), launch.size(), &mut |r| launch.agree(r));
             match launch.agree(made) {
                 Ok(summary) => {
-                    summary.iter().for_each(|s| println!("{s}"));
+                    summary.iter().for_each(|s| commands::say(&format!("{s}\n")));
                     launch.leave(0)
                 }
                 Err(e) => refuse(&e, launch),

@@ -8,7 +8,7 @@
 use crate::checkpoint;
 use crate::commands::cli::EvalArgs;
 use crate::commands::generate::config_of;
-use crate::commands::write_json;
+use crate::commands::{say, write_json};
 use crate::data::{self, Data, Order, Reading, Share};
 use crate::device::{Device, Precision};
 use crate::error::Result;
@@ -140,9 +140,11 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     for (corpus, sums) in corpora.iter().zip(&results) {
         let (loss, bits) = (sums.mean(), sums.bits_per_byte());
         let per_byte = bits.map_or(String::new(), |b| format!(" bits_per_byte {b:.4}"));
-        println!("eval {} loss {loss:.6} perplexity {:.4}{per_byte} targets {}", corpus.name, loss.exp(), sums.targets);
-        json_results.push(json!({ "name": corpus.name, "loss": loss, "perplexity": loss.exp(), "bits_per_byte": bits,
-                                  "targets": sums.targets, "bytes": (sums.bytes > 0.0).then_some(sums.bytes) }));
+        let (name, perplexity) = (&corpus.name, loss.exp());
+        say(&format!("eval {name} loss {loss:.6} perplexity {perplexity:.4}{per_byte} targets {}\n", sums.targets));
+        let (targets, bytes) = (sums.targets as u64, (sums.bytes > 0.0).then_some(sums.bytes as u64));
+        json_results.push(json!({ "name": name, "loss": loss, "perplexity": perplexity, "bits_per_byte": bits,
+                                  "targets": targets, "bytes": bytes }));
     }
     if let Some(file) = &args.json {
         let mut all = json_results[0].clone();

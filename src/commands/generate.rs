@@ -7,13 +7,12 @@
 use crate::bad_input;
 use crate::checkpoint;
 use crate::commands::cli::GenerateArgs;
-use crate::commands::write_json;
+use crate::commands::{say, write_json};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::model::{Config, Generator, Sampling, sample};
 use crate::tensor::Plan;
 use serde_json::json;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tokenizers::Tokenizer;
@@ -36,12 +35,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         seed: args.seed,
     };
     let threads = args.threads.map_or_else(crate::launch::usable_cores, usize::from);
-    print!("{}", args.prompt);
-    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, |piece| {
-        print!("{piece}");
-        let _ = std::io::stdout().flush(); // a reader that has gone away does not stop us
-    })?;
-    println!();
+    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, say)?;
+    say("\n");
     let rate = written.tokens as f64 / written.seconds.max(1e-9);
     log::info!("{} tokens at {rate:.1} tokens/s", written.tokens);
     if let Some(file) = &args.json {
@@ -52,7 +47,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// Goes on from `prompt` with the model in `dir`; `piece` sees the text as it grows.
+/// Goes on from `prompt` with the model in `dir`; `piece` sees the text, the prompt first, as it grows.
 ///
 /// Errors: `Input` for a directory, tokenizer or prompt that cannot be used.
 pub fn write(
@@ -83,6 +78,7 @@ pub fn write(
     let dev = Device::cpu(&plan, threads, Precision::Fp32)?;
     checkpoint::load_weights(dir, &dev, generator.decoder().parameters())?;
     generator.decoder().prepare(&dev);
+    piece(prompt);
 
     let (dev, tokenizer) = (&dev, &tokenizer);
     dev.install(move || {

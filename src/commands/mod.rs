@@ -10,7 +10,14 @@ pub mod tokenize;
 pub mod train;
 
 use crate::error::{Error, Result};
+use std::io::Write;
 use std::path::Path;
+
+/// Writes to stdout at once. A reader that has seen enough (`| head`) is no failure.
+pub fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
 
 /// Writes what machines read, and makes the directory for it.
 pub fn write_json(file: &Path, value: &serde_json::Value) -> Result<()> {

@@ -4,7 +4,7 @@
 use crate::checkpoint;
 use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
-use crate::commands::write_json;
+use crate::commands::{say, write_json};
 use crate::config::Run;
 use crate::device::Precision;
 use crate::error::Result;
@@ -14,7 +14,6 @@ use crate::optim::{AdamW, Hyper};
 use crate::parallel::{self, Stage};
 use crate::tensor::{Kind, Plan};
 use serde_json::json;
-use std::io::Write;
 
 /// Measured, 2026-11-24, x86-64, Debian's Open MPI 4.1.4 and HDF5 1.10.8: RssAnon + RssShmem that a rank has beside its
 /// arena and the rows below. MPI_Init takes 3 MiB of it, an open metrics.h5 1 MiB.
@@ -103,8 +102,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     ];
     let mut page = format!("{}\n{}\n", parameter_table(&model), memory::table(&rows, None));
     lines.iter().for_each(|(name, what)| page += &format!("{name:<26} {what}\n"));
-    // A reader that has seen enough (`| head`) is no failure.
-    let _ = std::io::stdout().write_all(page.as_bytes());
+    say(&page);
     if let Some(file) = &run.log.json {
         let memory: serde_json::Map<_, _> = rows.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();

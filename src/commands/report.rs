@@ -1,4 +1,5 @@
 //! `llm-train report OUT`: the run on one page, as a picture and as text. Works on a run that is still going, too.
+use crate::commands::say;
 use crate::error::Result;
 use crate::failed;
 use crate::metrics::units::{bytes, date, duration, significant, thousands};
@@ -6,7 +7,7 @@ use crate::metrics::{self, History, Summary};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// Draws a run's curves into an SVG and sums it up on one page.
+/// Draw a run's curves into an SVG and sum it up on one page.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ReportArgs {
     /// The folder that the run writes to (its --out), or a metrics.h5 itself
@@ -23,8 +24,7 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     let history = History::read(&file)?;
     let picture = args.output.clone().unwrap_or_else(|| file.with_file_name("report.svg"));
     write_picture(&history, &file, &picture)?;
-    print!("{}", page(&history, &file));
-    println!("picture: {}", picture.display());
+    say(&format!("{}\npicture     {}\n", page(&history, &file), picture.display()));
     Ok(())
 }
 
