@@ -9,8 +9,11 @@ fn main() {
     logging::start();
     let asked = commands::cli::parse(std::env::args_os());
     match asked {
-        Ok(Asked::Text(text)) => commands::say(&text),
+        Ok(Asked::Text(text)) => {
+            commands::tell(text);
+        }
         Ok(Asked::Train(mut run)) => {
+            launch::patience(run.system.patience);
             let launch = Launch::start(run.system.threads, began);
             let end = commands::train::run(&mut run, &launch);
             match end {
@@ -25,7 +28,7 @@ fn main() {
             let made = commands::tokenize::run(&args, launch.rank(), launch.size(), &mut |r| launch.agree(r));
             match launch.agree(made) {
                 Ok(summary) => {
-                    summary.iter().for_each(|s| commands::say(&format!("{s}\n")));
+                    summary.iter().for_each(commands::say);
                     launch.leave(0)
                 }
                 Err(e) => refuse(&e, launch),

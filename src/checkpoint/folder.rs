@@ -68,12 +68,13 @@ pub fn check_complete(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a run can write into `out`, which need not exist. Leaves nothing behind.
+/// Whether a run can write into the folder `out`, which the option `given` names and which need not exist. Leaves nothing
+/// behind.
 ///
 /// Errors: [`Error::Input`] with the system's reason.
-pub fn check_writable(out: &Path) -> Result<()> {
+pub fn check_writable(given: &str, out: &Path) -> Result<()> {
     let refuse = |path: &Path, found: String| {
-        Error::Input(format!("--out {}: expected a folder to write into, found {}: {found}", out.display(), path.display()))
+        Error::Input(format!("{given} {}: expected a folder to write into, found {}: {found}", out.display(), path.display()))
     };
     let full = std::path::absolute(out).map_err(|e| refuse(out, e.to_string()))?;
     let there = full.ancestors().find(|dir| dir.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));

@@ -49,13 +49,13 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_tokens: usize,
     /// Sharpness of the choice; 0: always the likeliest token
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = not_negative)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, value_parser = not_negative)]
     pub temperature: f32,
     /// Choose among the K likeliest tokens; 0: among all
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub top_k: usize,
     /// Choose among the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true, value_parser = share)]
     pub top_p: f32,
     /// Seed of the choices
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -8,7 +8,7 @@
 use crate::checkpoint;
 use crate::commands::cli::EvalArgs;
 use crate::commands::generate::config_of;
-use crate::commands::{say, write_json};
+use crate::commands::{check_json, say, write_json};
 use crate::data::{self, Data, Order, Reading, Share};
 use crate::device::{Device, Precision};
 use crate::error::Result;
@@ -86,36 +86,49 @@ impl Evaluator {
         Ok((bytes > 0).then(|| bytes as f64 / targets as f64))
     }
 
+    /// Reads this rank's windows, so that a token that the vocabulary lacks ends the run before its first step and not at
+    /// its first evaluation.
+    pub fn check(&self) -> Result<()> {
+        self.batches().try_for_each(|(first, micro, share)| self.data.batch(first, micro, &share).map(|_| ()))
+    }
+
+    /// The first window, the pass and the share of each batch: the last global batch may be short.
+    fn batches(&self) -> impl Iterator<Item = (u64, usize, Share)> + '_ {
+        let (windows, size) = (self.data.windows().unwrap_or(0), self.share.global_batch as u64);
+        let passes = move |batch: u64| {
+            let first = batch * size;
+            let left = windows.saturating_sub(first).min(size) as usize;
+            let share = Share { global_batch: left, ..self.share };
+            (0..self.share.micro_steps()).map(move |micro| (first, micro, share))
+        };
+        (0..self.batches).flat_map(passes)
+    }
+
     /// This rank's sums with the weights as they are.
     pub fn run(&self, dev: &Device, model: &Decoder, on: &mut impl Schedule) -> Result<Sums> {
-        let windows = self.data.windows().unwrap_or(0);
         let mut sums = Sums::default();
-        for batch in 0..self.batches {
-            let first = batch * self.share.global_batch as u64;
-            let left = windows.saturating_sub(first).min(self.share.global_batch as u64) as usize;
-            let share = Share { global_batch: left, ..self.share };
-            for micro in 0..self.share.micro_steps() {
-                let rows = self.data.batch(first, micro, &share)?;
-                let targets = rows.target_count();
-                if targets == 0 {
-                    continue;
-                }
-                let input = Input {
-                    tokens: &rows.tokens,
-                    targets: &rows.targets,
-                    starts: rows.starts.as_deref(),
-                    positions: rows.positions.as_deref(),
-                };
-                sums.loss += model.loss(dev, &input, on);
-                sums.targets += targets as f64;
-                sums.bytes += self.token_bytes.as_ref().map_or(0, |table| data::bytes_of(&rows.targets, table)) as f64;
+        for (first, micro, share) in self.batches() {
+            let rows = self.data.batch(first, micro, &share)?;
+            let targets = rows.target_count();
+            if targets == 0 {
+                continue;
             }
+            let input = Input {
+                tokens: &rows.tokens,
+                targets: &rows.targets,
+                starts: rows.starts.as_deref(),
+                positions: rows.positions.as_deref(),
+            };
+            sums.loss += model.loss(dev, &input, on);
+            sums.targets += targets as f64;
+            sums.bytes += self.token_bytes.as_ref().map_or(0, |table| data::bytes_of(&rows.targets, table)) as f64;
         }
         Ok(sums)
     }
 }
 
 pub fn run(args: &EvalArgs) -> Result<()> {
+    check_json(args.json.as_ref())?;
     let config = config_of(&args.model)?;
     let seq = args.seq_len.map_or(config.context, |n| n as usize);
     config.validate(seq)?;
@@ -140,11 +153,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     for (corpus, sums) in corpora.iter().zip(&results) {
         let (loss, bits) = (sums.mean(), sums.bits_per_byte());
         let per_byte = bits.map_or(String::new(), |b| format!(" bits_per_byte {b:.4}"));
-        let (name, perplexity) = (&corpus.name, loss.exp());
-        say(&format!("eval {name} loss {loss:.6} perplexity {perplexity:.4}{per_byte} targets {}\n", sums.targets));
-        let (targets, bytes) = (sums.targets as u64, (sums.bytes > 0.0).then_some(sums.bytes as u64));
+        let (name, perplexity, targets) = (&corpus.name, loss.exp(), sums.targets as u64);
+        say(format_args!("eval {name} loss {loss:.6} perplexity {perplexity:.4}{per_byte} targets {targets}"));
         json_results.push(json!({ "name": name, "loss": loss, "perplexity": perplexity, "bits_per_byte": bits,
-                                  "targets": targets, "bytes": bytes }));
+                                  "targets": targets, "bytes": (sums.bytes > 0.0).then_some(sums.bytes as u64) }));
     }
     if let Some(file) = &args.json {
         let mut all = json_results[0].clone();

@@ -7,7 +7,7 @@
 use crate::bad_input;
 use crate::checkpoint;
 use crate::commands::cli::GenerateArgs;
-use crate::commands::{say, write_json};
+use crate::commands::{check_json, tell, write_json};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::model::{Config, Generator, Sampling, sample};
@@ -27,6 +27,7 @@ pub struct Written {
 }
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    check_json(args.json.as_ref())?;
     let tokenizer_path = args.tokenizer.clone().unwrap_or_else(|| args.model.join("tokenizer.json"));
     let how = Sampling {
         temperature: args.temperature,
@@ -35,8 +36,14 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         seed: args.seed,
     };
     let threads = args.threads.map_or_else(crate::launch::usable_cores, usize::from);
-    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, say)?;
-    say("\n");
+    // The prompt stands before the text, and not before the reason why there is none.
+    let mut prompt = Some(&args.prompt);
+    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, |piece| {
+        prompt.take().into_iter().for_each(tell);
+        tell(piece);
+    })?;
+    prompt.into_iter().for_each(tell);
+    tell("\n");
     let rate = written.tokens as f64 / written.seconds.max(1e-9);
     log::info!("{} tokens at {rate:.1} tokens/s", written.tokens);
     if let Some(file) = &args.json {
@@ -47,7 +54,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// Goes on from `prompt` with the model in `dir`; `piece` sees the text, the prompt first, as it grows.
+/// Goes on from `prompt` with the model in `dir`; `piece` sees the text as it grows.
 ///
 /// Errors: `Input` for a directory, tokenizer or prompt that cannot be used.
 pub fn write(
@@ -78,7 +85,6 @@ pub fn write(
     let dev = Device::cpu(&plan, threads, Precision::Fp32)?;
     checkpoint::load_weights(dir, &dev, generator.decoder().parameters())?;
     generator.decoder().prepare(&dev);
-    piece(prompt);
 
     let (dev, tokenizer) = (&dev, &tokenizer);
     dev.install(move || {

@@ -10,20 +10,38 @@ pub mod tokenize;
 pub mod train;
 
 use crate::error::{Error, Result};
+use crate::{bad_input, checkpoint};
+use std::fmt::Display;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Writes to stdout at once. A reader that has seen enough (`| head`) is no failure.
-pub fn say(text: &str) {
+/// Text on stdout, at once. A reader that has gone away (`| head`) stops nothing.
+pub fn tell(text: impl Display) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = write!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// Writes what machines read, and makes the directory for it.
+/// [`tell`], and the line's end.
+pub fn say(line: impl Display) {
+    tell(format_args!("{line}\n"));
+}
+
+/// Whether [`write_json`] will be able to write, asked before the work whose result it is.
+///
+/// Errors: `Input` naming the file.
+pub fn check_json(file: Option<&PathBuf>) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    if file.is_dir() {
+        bad_input!("--json {}: expected a file to write, found a folder", file.display());
+    }
+    let beside = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    checkpoint::check_writable("--json", beside)
+}
+
+/// Writes what machines read, and makes the directory it is to lie in.
 pub fn write_json(file: &Path, value: &serde_json::Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value).expect("a JSON value is written as text") + "\n";
-    let directory = file.parent().map_or(Ok(()), std::fs::create_dir_all);
-    directory
-        .and_then(|()| std::fs::write(file, text))
+    let made = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+    made.and_then(|()| std::fs::write(file, text))
         .map_err(|e| Error::Failed(format!("{}: cannot be written: {e}", file.display())))
 }

@@ -24,6 +24,11 @@ impl Output {
         Ok(())
     }
 
+    /// What `kill -9` cannot take back.
+    pub fn flush(&mut self) -> Result<()> {
+        self.metrics.as_mut().map_or(Ok(()), MetricsFile::flush)
+    }
+
     pub fn first_step(&mut self, seconds: f64) -> Result<()> {
         self.metrics.as_mut().map_or(Ok(()), |m| m.first_step(seconds))
     }

@@ -4,12 +4,13 @@
 use crate::checkpoint;
 use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
-use crate::commands::{say, write_json};
+use crate::commands::{tell, write_json};
 use crate::config::Run;
 use crate::device::Precision;
 use crate::error::Result;
 use crate::metrics::{memory, units};
 use crate::model::{Decoder, Shape};
+use crate::ops::gemm;
 use crate::optim::{AdamW, Hyper};
 use crate::parallel::{self, Stage};
 use crate::tensor::{Kind, Plan};
@@ -18,22 +19,18 @@ use serde_json::json;
 /// Measured, 2026-11-24, x86-64, Debian's Open MPI 4.1.4 and HDF5 1.10.8: RssAnon + RssShmem that a rank has beside its
 /// arena and the rows below. MPI_Init takes 3 MiB of it, an open metrics.h5 1 MiB.
 const PROCESS: u64 = 10 << 20;
-/// Measured, same day: packing buffers of the matrix products, for each thread.
-const LIBRARY_PER_THREAD: u64 = 4 << 20;
 
 /// The rows of the memory table, in bytes per rank.
 pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: usize, threads: usize) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
-    // Rounded copies of a product's operands.
-    let rounded = if precision == Precision::Bf16 { 4 * model.largest_operands().iter().sum::<usize>() } else { 0 };
     vec![
         ("parameters", kind(Kind::Parameters)),
         ("gradients", kind(Kind::Gradients)),
         ("optimizer", kind(Kind::Optimizer)),
         ("activations", kind(Kind::Activations)),
-        ("workspace", kind(Kind::Workspace) + rounded as u64),
+        ("workspace", kind(Kind::Workspace)),
         ("communication", kind(Kind::Communication) + 4 * staging_elements(ranks) as u64),
-        ("libraries", LIBRARY_PER_THREAD * threads as u64),
+        ("libraries", 4 * gemm::workspace_elements(precision, threads) as u64),
         ("checkpoint", checkpoint::staging_bytes(model.parameters()) as u64),
         ("process", PROCESS),
     ]
@@ -102,7 +99,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     ];
     let mut page = format!("{}\n{}\n", parameter_table(&model), memory::table(&rows, None));
     lines.iter().for_each(|(name, what)| page += &format!("{name:<26} {what}\n"));
-    say(&page);
+    tell(page);
     if let Some(file) = &run.log.json {
         let memory: serde_json::Map<_, _> = rows.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();

@@ -1,5 +1,5 @@
 //! `llm-train report OUT`: the run on one page, as a picture and as text. Works on a run that is still going, too.
-use crate::commands::say;
+use crate::commands::{say, tell};
 use crate::error::Result;
 use crate::failed;
 use crate::metrics::units::{bytes, date, duration, significant, thousands};
@@ -24,7 +24,8 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     let history = History::read(&file)?;
     let picture = args.output.clone().unwrap_or_else(|| file.with_file_name("report.svg"));
     write_picture(&history, &file, &picture)?;
-    say(&format!("{}\npicture     {}\n", page(&history, &file), picture.display()));
+    tell(page(&history, &file));
+    say(format_args!("picture: {}", picture.display()));
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! -> the memory, taken -> weights -> metrics.h5           nothing is written before the last
 //! ```
 use crate::checkpoint::{self, Keep, Moments, Progress};
+use crate::commands::check_json;
 use crate::commands::cli::VERSION;
 use crate::commands::eval::Evaluator;
 use crate::commands::output::Output;
@@ -56,7 +57,8 @@ impl Session {
         launch.same_everywhere("the program's version", VERSION)?;
         launch.same_everywhere("the configuration", &run.to_toml())?;
         let run = &*run;
-        launch.agree(if launch.leads() { checkpoint::check_writable(&run.train.out) } else { Ok(()) })?;
+        let writable = || checkpoint::check_writable("--out", &run.train.out).and_then(|()| check_json(run.log.json.as_ref()));
+        launch.agree(if launch.leads() { writable() } else { Ok(()) })?;
 
         launch::phase("reading the corpus");
         let clock = Instant::now();
@@ -218,15 +220,26 @@ fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Resul
         Source::Corpora(corpora) => Data::open(&specs(corpora, order, &reading)?, order, &reading)?,
     };
     data.batch(samples, 0, &share)?;
-    let corpus = match &run.data.source {
-        Source::Corpora(corpora) => Some(&corpora[0].path),
+    let beside = || match &run.data.source {
+        Source::Corpora(corpora) => corpora.iter().find_map(|c| crate::data::tokenizer_of(&c.path)),
         Source::Synthetic => None,
     };
-    let tokenizer = run.data.tokenizer.clone().or_else(|| corpus.and_then(|c| crate::data::tokenizer_of(c)));
+    let tokenizer = run.data.tokenizer.clone().or_else(beside);
+    if let Some(missing) = tokenizer.as_ref().filter(|t| !t.is_file()) {
+        crate::bad_input!("--tokenizer (data.tokenizer): expected a tokenizer.json, found no file {}", missing.display());
+    }
     let reading = Reading { reset_attention: false, ..reading };
     let eval_share = Share { global_batch: share.ranks * share.micro_batch, ..share };
     let open = |path: &PathBuf| Evaluator::open(path, &reading, tokenizer.as_deref(), eval_share, run.eval.batches);
-    let evals = run.data.val.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let mut evals = run.data.val.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let names: Vec<String> = evals.iter().map(|e| e.name.clone()).collect();
+    for (e, path) in evals.iter_mut().zip(&run.data.val) {
+        // Files of one name in several folders.
+        if names.iter().filter(|name| **name == e.name).count() > 1 {
+            e.name = path.display().to_string();
+        }
+    }
+    evals.iter().try_for_each(Evaluator::check)?;
     let set = |e: &Evaluator| Ok(EvalSet { name: e.name.clone(), bytes_per_token: e.bytes_per_token()? });
     let first = if launch.leads() { evals.iter().map(set).collect::<Result<Vec<_>>>()? } else { vec![] };
     Ok(Opened { data: Arc::new(data), evals, first, tokenizer })

@@ -1,4 +1,5 @@
 //! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
+use crate::checkpoint;
 use crate::commands::output::Output;
 use crate::commands::session::Session;
 use crate::config::Run;
@@ -36,7 +37,7 @@ fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result
     let mut parallel = Parallel::new(&s.dev, launch.comm(), s.model.groups(), s.stage);
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
-    let (mut saved, mut save_time) = (None, Duration::ZERO);
+    let (mut saved, mut save_time) = (None, guess_save_time(s));
     if s.from >= s.steps {
         output.console.say(&format!("nothing left to do: step {} of {} is done", s.from, s.steps));
     }
@@ -50,7 +51,7 @@ fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result
             loss += s.model.forward_backward(&s.dev, &input(batch), (1.0 / targets) as f32, &mut on);
         }
         let settled = parallel.settle(loss, must_stop(run, launch, began.elapsed() + save_time));
-        refuse_what_is_not_finite(&settled, launch, step + 1)?;
+        refuse_what_is_not_finite(&settled, launch, output, step + 1)?;
         let updating = Instant::now();
         s.optim.step(&s.dev, s.schedule.lr(step), step + 1, clip_factor(settled.norm, run.optim.clip));
         let updated = updating.elapsed();
@@ -71,6 +72,8 @@ fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result
         if due(run.checkpoint.every) || (last && run.checkpoint.at_end) || stop {
             let saving = Instant::now();
             parallel.finish();
+            // Before the checkpoint is there: a run that goes on from it needs the rows of its steps.
+            launch::check(output.flush());
             let dir = s.save(run, launch, step + 1)?;
             save_time = saving.elapsed();
             launch::check(output.event(step + 1, &format!("checkpoint {} in {:.2} s", dir.display(), save_time.as_secs_f64())));
@@ -110,20 +113,23 @@ fn must_stop(run: &Run, launch: &Launch, needed: Duration) -> f64 {
     f64::from(signals::asked() || left < MARGIN * needed.as_secs_f64())
 }
 
+/// A guess at the time of a checkpoint before one has been written: the most bytes that a rank writes, at 1 GB/s. Weights
+/// are a third, written by rank 0; every rank writes its part of the rest.
+fn guess_save_time(s: &Session) -> Duration {
+    let share = (1.0 + 2.0 / s.share.ranks as f64) / 3.0;
+    Duration::from_secs_f64(share * checkpoint::bytes(s.model.parameters()) as f64 / 1e9)
+}
+
 /// Steps and checkpoints vary; twice the last ones' time is kept in hand.
 const MARGIN: f64 = 2.0;
 
-fn refuse_what_is_not_finite(settled: &Settled, launch: &Launch, step: u64) -> Result<()> {
-    if let Some(rank) = settled.not_finite {
-        let host = &launch.ranks[rank].host;
-        failed!(
-            "step {step}: the loss or the gradient of rank {rank} on {host} is not finite (loss {}, gradient norm {}): stopped; \
-             the last checkpoint is whole",
-            settled.loss,
-            settled.norm
-        );
-    }
-    Ok(())
+/// A weight is never updated by what is not a number: the last checkpoint stays the place to go on from.
+fn refuse_what_is_not_finite(settled: &Settled, launch: &Launch, output: &mut Output, step: u64) -> Result<()> {
+    let Some(rank) = settled.not_finite else { return Ok(()) };
+    let (host, loss, norm) = (&launch.ranks[rank].host, settled.loss, settled.norm);
+    let found = format!("the loss or the gradient of rank {rank} on {host} is not finite (loss {loss}, gradient norm {norm})");
+    launch::check(output.event(step, &found));
+    failed!("step {step}: {found}: stopped; the last checkpoint is whole")
 }
 
 fn record(

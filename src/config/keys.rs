@@ -153,6 +153,8 @@ pub const KEYS: &[Key] = &[
         "Optimizer state: 0, whole on every rank; 1, divided among them"),
     key("system", "recompute", "recompute", Choice("none|block"), Is("none"),
         "block: keep only blocks' inputs, compute the rest twice"),
+    key("system", "patience", "patience", Time, Is("10m"),
+        "A rank that waits so long for the others ends the job: 600 (s), 10m"),
     key("system", "peak_tflops", "peak-tflops", Number(Positive), Else("not known: no MFU is shown"),
         "What one device can do at best, in TFLOP/s"),
 

@@ -7,7 +7,7 @@ use super::settings::Settings;
 use super::value::Value;
 use crate::bad_input;
 use crate::device::Precision;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Recompute;
 use std::path::PathBuf;
 
@@ -55,6 +55,7 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
             threads: s.count("system.threads").map(|n| n as usize),
             zero: s.count("system.zero").expect("it has a default") as u8,
             recompute: if s.text("system.recompute") == Some("block") { Recompute::Block } else { Recompute::None },
+            patience: s.count("system.patience").expect("it has a default"),
             peak_tflops: s.number("system.peak_tflops"),
         },
         eval: Eval { every: unless_zero(s, "eval.every"), batches: unless_zero(s, "eval.batches") },
@@ -148,7 +149,7 @@ fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {
             model.config.context
         )
     }
-    model.config.validate(seq_len)?;
+    model.config.validate(seq_len).map_err(|e| Error::Input(format!("{}: {e}", model.name)))?;
     // Structural: a pass's largest tensor stays within the address space, so that the plan's sums do not wrap.
     let c = &model.config;
     let widest = c.layers as u128 * (c.width + 3 * c.hidden + (c.heads + 2 * c.kv_heads) * c.head_dim) as u128;

@@ -125,6 +125,8 @@ pub struct System {
     /// ZeRO stage: 0 or 1.
     pub zero: u8,
     pub recompute: Recompute,
+    /// Seconds that a rank waits for the others before it ends the job.
+    pub patience: u64,
     /// What one device can do at best [TFLOP/s], for the utilisation (MFU); `None`: not known, none shown.
     pub peak_tflops: Option<f64>,
 }

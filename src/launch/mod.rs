@@ -191,6 +191,7 @@ impl Launch {
     /// Leaves with all others through one barrier. Nothing may be left to write.
     pub fn leave(self, code: i32) -> ! {
         fault::phase("the end");
+        signals::leave();
         self.comm.barrier();
         drop(self.comm); // ends the communication thread
         fault::within("MPI_Finalize", comm::finalize);

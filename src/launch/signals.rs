@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
+static LEAVING: AtomicBool = AtomicBool::new(false);
 
 /// Listens from now on. `speaks`: whether this rank says on stderr what it heard (every rank does for SIGTERM, whose
 /// sender may be a launcher that ends a job because another rank is gone).
@@ -20,6 +21,9 @@ pub fn listen(speaks: bool) -> Result<()> {
         Signals::new([SIGUSR1, SIGTERM, SIGINT]).map_err(|e| Error::Failed(format!("cannot listen for signals: {e}")))?;
     let watch = move || {
         for signal in signals.forever() {
+            if LEAVING.load(Ordering::SeqCst) {
+                continue;
+            }
             let again = ASKED.swap(true, Ordering::SeqCst);
             if signal == SIGINT && again {
                 fault::abort("interrupted twice");
@@ -35,6 +39,12 @@ pub fn listen(speaks: bool) -> Result<()> {
         .spawn(watch)
         .map(|_| ())
         .map_err(|e| Error::Failed(format!("cannot listen for signals: {e}")))
+}
+
+/// From now on signals say nothing: a launcher sends SIGTERM to the other ranks as soon as the first has left with an exit
+/// code, and they are about to leave as well.
+pub fn leave() {
+    LEAVING.store(true, Ordering::SeqCst);
 }
 
 /// Whether somebody asked this rank to stop.

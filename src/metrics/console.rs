@@ -1,16 +1,15 @@
-//! One line a step on stdout; on a terminal also a progress bar below it (on stdout where mpirun has made a pipe of stderr).
+//! One line a step on stdout; on a terminal also a progress bar below it.
 //!
 //! ```text
 //! terminal         120/2000  loss 3.2345  norm 0.983  lr 3.00e-4    812 ms   5,040 tok/s  0.420 TFLOP/s   1.21 GiB  ETA 0:12:33
 //! file        step 120/2000 loss 3.234512 grad_norm 0.98312 lr 3.0000e-4 ms 812.4 tokens/s 5040 TFLOP/s 0.420 …
 //! ```
 //! ETA = the steps left × the mean step time of the last hundred.
-use super::StepRecord;
-use super::terminal;
 use super::units::{bytes, duration, significant, thousands};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use super::{StepRecord, terminal};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::Mutex;
 
 /// The bar on the screen, if there is one: whoever writes to the terminal takes it off first.
@@ -33,21 +32,18 @@ impl Console {
     /// For rank 0. A line every `every` steps, and for the first and the last; none, and no bar, if `quiet`. MFU is
     /// shown where the device's peak is known.
     pub fn new(from: u64, total: u64, every: u64, quiet: bool, peak_tflops: Option<f64>) -> Console {
-        let wide = terminal::on_stdout();
-        let target = match io::stderr().is_terminal() {
-            true => Some(ProgressDrawTarget::stderr()),
-            false => wide.then(ProgressDrawTarget::stdout),
-        };
-        if let Some(target) = target.filter(|_| !quiet) {
+        if let Some(target) = terminal::bar().filter(|_| !quiet) {
             let bar = ProgressBar::with_draw_target(Some(total), target);
             let style = ProgressStyle::with_template(
-                "{wide_bar:.cyan/blue} {percent:>3} %  step {pos} of {len}  {elapsed} since the start  {msg}",
+                // Within 80 columns, which is also what a launcher's pseudo-terminal is taken for.
+                "{bar:20.cyan/blue} {percent:>3} %  step {pos} of {len}  {elapsed} gone  {msg}",
             );
             bar.set_style(style.expect("a valid template").progress_chars("━╸─"));
             bar.set_position(from);
             *lock() = Some(bar);
         }
-        Console { total, every: every.max(1), quiet, wide, peak_tflops, recent: VecDeque::new(), first: true }
+        let (wide, every) = (terminal::stdout_is_watched(), every.max(1));
+        Console { total, every, quiet, wide, peak_tflops, recent: VecDeque::new(), first: true }
     }
 
     /// A step is complete.

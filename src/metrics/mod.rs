@@ -21,7 +21,7 @@ mod record;
 pub mod stats;
 mod summary;
 mod table;
-mod terminal;
+pub mod terminal;
 pub mod units;
 
 pub use console::{Console, Stderr};

@@ -145,17 +145,6 @@ impl Decoder {
         &self.parameters
     }
 
-    /// Elements of the largest left and the largest right operand of a matrix product, forwards or back: what a device that
-    /// rounds operands needs room for.
-    pub fn largest_operands(&self) -> [usize; 2] {
-        let (c, rows) = (&self.config, self.shape.micro_batch * self.shape.seq);
-        let qkv = (c.heads + 2 * c.kv_heads) * c.head_dim;
-        let layers = [(qkv, c.width), (c.width, c.heads * c.head_dim), (c.up_rows(), c.width), (c.width, c.hidden)];
-        // (rows, outputs, inputs) of each linear layer: y = x Wᵀ, dx = dy W, dW = dyᵀ x.
-        let products = layers.map(|(o, i)| (rows, o, i)).into_iter().chain([(self.logits.rows, c.vocab_rows(), c.width)]);
-        products.fold([0, 0], |[left, right], (n, o, i)| [left.max(n * o.max(i)), right.max(i * o.max(n))])
-    }
-
     /// Fills what is constant: the angles of rotary positions. Call once, when the device has its memory.
     pub fn prepare(&self, dev: &Device) {
         if let (Some(angles), Position::Rotary { theta, scaling }) = (self.wiring.angles, self.config.position) {

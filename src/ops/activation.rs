@@ -74,7 +74,7 @@ pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Tensor, x: Tenso
 }
 
 /// 2 √(2/π), and that times 0.044715.
-const LINEAR: f32 = 1.595_769_1;
+const LINEAR: f32 = 1.595_769;
 const CUBIC: f32 = 0.071_354_814;
 
 wide! {

@@ -29,8 +29,8 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
         }),
         Device::Reference(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
             gemm::reference(Layout::NT, [n, o, c], Into::Overwrite, y, x, w);
-            for i in 0..n * o {
-                y[i] += b.get(i % o).unwrap_or(&0.0) + residual.get(i).unwrap_or(&0.0);
+            for (i, y) in y.iter_mut().enumerate() {
+                *y += b.get(i % o).unwrap_or(&0.0) + residual.get(i).unwrap_or(&0.0);
             }
         }),
     }

@@ -44,7 +44,7 @@ impl Scaling {
 /// Fills table (T, D).
 pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
     let d = table.cols;
-    assert!(d % 2 == 0, "rope: table {table:?} has an odd number of columns");
+    assert!(d.is_multiple_of(2), "rope: table {table:?} has an odd number of columns");
     let value = |at: usize| {
         let (position, i) = (at / d, at % d);
         let pair = i % (d / 2);

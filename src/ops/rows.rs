@@ -63,4 +63,13 @@ impl<'a> Shared<'a> {
         // SAFETY: in bounds (above), alive as long as the borrow, exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(at), len) }
     }
+    /// The element `at`, to be written through with a stride.
+    ///
+    /// # Safety
+    /// As for [`Shared::piece`], for all that is reached through the pointer, which must lie within the slice.
+    pub unsafe fn start(&self, at: usize) -> *mut f32 {
+        assert!(at <= self.len, "element {at} of {}", self.len);
+        // SAFETY: in bounds (above).
+        unsafe { self.base.add(at) }
+    }
 }

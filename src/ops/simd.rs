@@ -70,7 +70,7 @@ pub fn level() -> Level {
     Level::Portable
 }
 
-/// eˣ within 2 units in the last place; 0 below −87.33, f32's largest power near 88.7 and above, NaN stays NaN.
+/// eˣ within 2 units in the last place; 0 below −87.33, e^88.37 above that, NaN stays NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LOW: f32 = -87.33;

@@ -185,17 +185,17 @@ fn moments_that_are_missing_or_anothers() {
 #[test]
 fn a_place_that_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
-    check_writable(dir.path()).unwrap();
-    check_writable(&dir.path().join("not/yet/there")).unwrap();
+    check_writable("--out", dir.path()).unwrap();
+    check_writable("--out", &dir.path().join("not/yet/there")).unwrap();
     assert_eq!(listing(dir.path()), Vec::<String>::new());
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     for out in [file.clone(), file.join("below")] {
         let (out, file) = (out.display(), file.display());
-        let said = refused(check_writable(Path::new(&out.to_string())));
+        let said = refused(check_writable("--out", Path::new(&out.to_string())));
         assert_eq!(said, format!("--out {out}: expected a folder to write into, found {file}: not a folder"));
     }
     // Nobody, not even root, makes folders there.
-    let said = refused(check_writable(Path::new("/proc/self/run")));
+    let said = refused(check_writable("--out", Path::new("/proc/self/run")));
     assert!(said.starts_with("--out /proc/self/run: expected a folder to write into, found /proc/self: "), "{said}");
 }

@@ -111,7 +111,7 @@ fn starts(rows: usize, seq: usize) -> Vec<u32> {
     let mut numbers = Numbers::new(7);
     let mut start = 0;
     let row = |n: usize| {
-        if n % seq == 0 {
+        if n.is_multiple_of(seq) {
             start = 0;
         } else if numbers.integer(4) == 0 {
             start = (n % seq) as u32;

@@ -1,12 +1,14 @@
 //! The CPU kernels, fp32, against the reference: every element, over sizes of 1, odd sizes, and sizes that are no
 //! multiple of a vector or a tile.
 use crate::bench::{Bench, Numbers};
+use llm_train::device::{Device, Precision};
 use llm_train::ops::activation::Activation;
 use llm_train::ops::adamw::Step;
 use llm_train::ops::attention::Heads;
 use llm_train::ops::norm::Norm;
 use llm_train::ops::rope::Scaling;
 use llm_train::ops::{MASKED, activation, adamw, attention, elementwise, embedding, linear, loss, norm, qk_norm, rope};
+use llm_train::tensor::Tensor;
 
 const SIZES: [(usize, usize); 8] = [(1, 1), (1, 7), (3, 16), (5, 33), (17, 64), (2, 129), (64, 100), (130, 257)];
 
@@ -20,7 +22,7 @@ fn of_elementwise() {
             elementwise::copy(dev, y, x);
             elementwise::add(dev, sum, x, y);
         });
-        let (reference, cpu) = (b.reference(), b.cpu(2, llm_train::device::Precision::Fp32));
+        let (reference, cpu) = (b.reference(), b.cpu(2, Precision::Fp32));
         let (exact, found) = (elementwise::square_sum(&reference, x), cpu.install(|| elementwise::square_sum(&cpu, x)));
         assert!((exact - found).abs() <= 1e-12 * exact, "{found} for {exact}");
     }
@@ -135,7 +137,7 @@ fn a_nan_or_an_infinity_reaches_the_loss() {
         let mut values = vec![0.5; 40];
         values[33] = bad;
         let z = b.filled(2, 20, values);
-        let cpu = b.cpu(1, llm_train::device::Precision::Fp32);
+        let cpu = b.cpu(1, Precision::Fp32);
         assert!(!loss::cross_entropy_only(&cpu, z, &[1, 2], 20).is_finite());
         assert!(!loss::cross_entropy(&cpu, z, &[1, 2], 20, 1.0).is_finite());
     }
@@ -172,7 +174,7 @@ pub fn starts(rows: usize, seq: usize) -> Vec<u32> {
     let mut numbers = Numbers::new(17);
     let (mut start, mut left) = (0, 0);
     let row = |n: usize| {
-        if n % seq == 0 || left == 0 {
+        if n.is_multiple_of(seq) || left == 0 {
             start = (n % seq) as u32;
             left = 1 + numbers.integer(150);
         }
@@ -196,6 +198,42 @@ fn of_attention() {
                 attention::backward(dev, dqkv, dy, y, lse, qkv, h, starts.as_deref());
             });
         }
+    }
+}
+
+#[test]
+fn of_attention_in_bf16_within_its_rounding() {
+    for h in HEADS {
+        let n = 2 * h.seq;
+        let mut b = Bench::default();
+        let (qkv, y, lse) = (b.matrix(n, h.width()), b.output(n, h.q * h.size), b.output(n, h.q));
+        let (dy, dqkv) = (b.matrix(n, h.q * h.size), b.output(n, h.width()));
+        let (last, step) = (qkv.rows(n - 1, 1), b.output(1, h.q * h.size));
+        let cache = [b.output(h.seq, h.kv * h.size), b.output(h.seq, h.kv * h.size)];
+        let starts = starts(n, h.seq);
+        let run = |dev: &Device| {
+            attention::forward(dev, y, lse, qkv, h, None);
+            for (i, row) in (n - h.seq..n).enumerate() {
+                let key = qkv.at + row * h.width() + h.q * h.size;
+                for (part, cache) in cache.iter().enumerate() {
+                    let from = Tensor::range(key + part * cache.cols, key + (part + 1) * cache.cols);
+                    elementwise::copy(dev, cache.rows(i, 1), from);
+                }
+            }
+            attention::decode(dev, step, last, cache[0], cache[1], h.seq, h);
+            attention::backward(dev, dqkv, dy, y, lse, qkv, h, None);
+            let whole = [y, lse, dqkv, step].map(|t| dev.read(t));
+            attention::forward(dev, y, lse, qkv, h, Some(&starts));
+            attention::backward(dev, dqkv, dy, y, lse, qkv, h, Some(&starts));
+            [whole, [y, lse, dqkv, step].map(|t| dev.read(t))].concat().concat()
+        };
+        let (reference, bf16, fp32) = (b.reference(), b.cpu(2, Precision::Bf16), b.cpu(2, Precision::Fp32));
+        let (exact, rounded, plain) = (run(&reference), bf16.install(|| run(&bf16)), fp32.install(|| run(&fp32)));
+        let size = exact.iter().map(|x| x.abs()).fold(1.0, f32::max);
+        let worst = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // eight bits of mantissa, and sums of a few roundings
+        assert!(worst < 3.0 / 256.0 * size, "{h:?}: off by {worst:e} where the largest is {size}");
+        assert_ne!(rounded, plain, "{h:?}: nothing was rounded");
     }
 }
 

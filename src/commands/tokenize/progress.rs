@@ -1,6 +1,6 @@
 //! How far a long command has come: a bar on a terminal, a line of the log now and then elsewhere.
+use crate::metrics::terminal;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Between two lines of the log: seldom enough for a file, often enough to see that it lives.
@@ -19,8 +19,9 @@ impl Progress {
     /// `total` bytes lie ahead; only where `shown` does it say anything.
     pub fn new(what: &'static str, total: u64, shown: bool) -> Progress {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-        let bar = (shown && std::io::stderr().is_terminal()).then(|| {
-            ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+        let bar = terminal::bar().filter(|_| shown).map(|target| {
+            let bar = ProgressBar::with_draw_target(Some(total), target);
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
         });
         Progress { what, total, shown, bar, started: Instant::now(), said: Instant::now() }
     }

@@ -101,8 +101,8 @@ pub fn decode(dev: &Device, y: Tensor, qkv: Tensor, cache_k: Tensor, cache_v: Te
 }
 
 fn check(y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
-    assert!(h.kv > 0 && h.q % h.kv == 0 && h.seq > 0, "attention: {h:?}");
-    assert!(qkv.cols == h.width() && qkv.rows % h.seq == 0, "attention: qkv {qkv:?} of {h:?}");
+    assert!(h.kv > 0 && h.q.is_multiple_of(h.kv) && h.seq > 0, "attention: {h:?}");
+    assert!(qkv.cols == h.width() && qkv.rows.is_multiple_of(h.seq), "attention: qkv {qkv:?} of {h:?}");
     assert_eq!((y.rows, y.cols), (qkv.rows, h.q * h.size), "attention: y {y:?} of {h:?}");
     assert_eq!((lse.rows, lse.cols), (qkv.rows, h.q), "attention: lse {lse:?} of {h:?}");
     if let Some(starts) = starts {
