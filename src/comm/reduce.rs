@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn staging_is_bounded() {
         for size in [1, 2, 3, 4, 100, 1000, 4096] {
-            assert!(staging_elements(size) <= STAGING.max(SLOTS * size << 10), "{size} ranks");
+            assert!(staging_elements(size) <= STAGING.max((SLOTS * size) << 10), "{size} ranks");
         }
     }
 }

@@ -24,6 +24,7 @@ pub enum Asked {
     Text(String),
 }
 
+/// Count memory per rank, FLOPs and sizes of a run, without MPI or data.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Plan")]
 pub struct PlanArgs {
@@ -32,6 +33,7 @@ pub struct PlanArgs {
     pub ranks: u32,
 }
 
+/// Let a model go on from a text.
 #[derive(Args, Clone, Debug)]
 pub struct GenerateArgs {
     /// A checkpoint or any Hugging Face directory
@@ -55,7 +57,7 @@ pub struct GenerateArgs {
     /// Choose among the likeliest tokens that together have this probability
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true, value_parser = share)]
     pub top_p: f32,
-    /// Of the choices
+    /// Seed of the choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// Threads [default: the cores this process may use]
@@ -66,6 +68,7 @@ pub struct GenerateArgs {
     pub json: Option<PathBuf>,
 }
 
+/// Measure loss, perplexity and bits per byte on corpora.
 #[derive(Args, Clone, Debug)]
 pub struct EvalArgs {
     /// A checkpoint or any Hugging Face directory
@@ -119,20 +122,21 @@ Exit codes:
    2  bad input; nothing was written
   75  stopped early (time limit or signal) with a complete checkpoint: run the same command again
 
-SIGUSR1 and SIGTERM make the ranks save and stop. RUST_LOG=llm_train=debug says more, of every rank.";
+SIGUSR1, SIGTERM and Ctrl-C make the ranks finish their step, save and stop.
+Under mpirun send it SIGUSR1: after Ctrl-C it leaves them only a second.
+RUST_LOG=llm_train=debug says more, of every rank.";
 
 /// The whole command line.
 pub fn command() -> Command {
     let presets = format!("Presets for --model: {}\n\n{ENDING}", config::preset_names());
     let about = "Pretrains and fine-tunes decoder-only language models, one process per device, under mpirun or srun";
     let options = |c: Command| config::add(c).after_help(presets.clone());
-    let side = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let commands = [
-        TokenizeArgs::augment_args(side("tokenize", "Make a corpus of tokens out of text")),
-        options(PlanArgs::augment_args(side("plan", "Memory per rank, FLOPs and sizes of a run, without MPI or data"))),
-        GenerateArgs::augment_args(side("generate", "Go on from a text")),
-        EvalArgs::augment_args(side("eval", "Loss, perplexity and bits per byte on corpora")),
-        ReportArgs::augment_args(side("report", "Draw and summarise a run")),
+        TokenizeArgs::augment_args(Command::new("tokenize")),
+        options(PlanArgs::augment_args(Command::new("plan"))),
+        GenerateArgs::augment_args(Command::new("generate")),
+        EvalArgs::augment_args(Command::new("eval")),
+        ReportArgs::augment_args(Command::new("report")),
     ];
     let whole =
         Command::new("llm-train").version(VERSION).about(about).before_help(EXAMPLES).help_template(ORDER).subcommands(commands);

@@ -153,10 +153,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     for (corpus, sums) in corpora.iter().zip(&results) {
         let (loss, bits) = (sums.mean(), sums.bits_per_byte());
         let per_byte = bits.map_or(String::new(), |b| format!(" bits_per_byte {b:.4}"));
-        let (name, perplexity, targets) = (&corpus.name, loss.exp(), sums.targets);
+        let (name, perplexity, targets) = (&corpus.name, loss.exp(), sums.targets as u64);
         say(format_args!("eval {name} loss {loss:.6} perplexity {perplexity:.4}{per_byte} targets {targets}"));
-        json_results.push(json!({ "name": corpus.name, "loss": loss, "perplexity": loss.exp(), "bits_per_byte": bits,
-                                  "targets": sums.targets, "bytes": (sums.bytes > 0.0).then_some(sums.bytes) }));
+        json_results.push(json!({ "name": name, "loss": loss, "perplexity": perplexity, "bits_per_byte": bits,
+                                  "targets": targets, "bytes": (sums.bytes > 0.0).then_some(sums.bytes as u64) }));
     }
     if let Some(file) = &args.json {
         let mut all = json_results[0].clone();

@@ -7,7 +7,7 @@ use crate::metrics::{self, History, Summary};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// Draws a run's curves into an SVG and sums it up on one page.
+/// Draw a run's curves into an SVG and sum it up on one page.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ReportArgs {
     /// The folder that the run writes to (its --out), or a metrics.h5 itself

@@ -37,6 +37,8 @@ pub struct Session {
     /// Steps that a checkpoint had completed, and those of the whole run.
     pub from: u64,
     pub steps: u64,
+    /// Samples that the checkpoint had consumed: `from` global batches, or others if their size has changed since.
+    samples: u64,
     pub tokenizer: Option<PathBuf>,
 }
 
@@ -119,18 +121,23 @@ impl Session {
         let continues = resumed.is_some().then_some(from);
         let metrics = launch.agree(launch.leads().then(|| open_metrics(run, launch, &start, &first, continues)).transpose())?;
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
-        let session = Session { dev, model, optim, schedule, stage, data, share, evals, from, steps, tokenizer };
+        let session = Session { dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, tokenizer };
         Ok((session, Output { console, metrics, memory: metrics::memory::Sampler::start(), rows }))
     }
 
     /// The rows of a step on this rank, read ahead from where the run stands.
     pub fn loader(&self) -> Result<Loader> {
-        Loader::start(self.data.clone(), self.share, self.from * self.share.global_batch as u64)
+        Loader::start(self.data.clone(), self.share, self.samples)
+    }
+
+    /// Samples consumed when `step` steps are done.
+    pub fn consumed(&self, step: u64) -> u64 {
+        self.samples + (step - self.from) * self.share.global_batch as u64
     }
 
     /// Writes the checkpoint of `step`, by all ranks together.
     pub fn save(&self, run: &Run, launch: &Launch, step: u64) -> Result<PathBuf> {
-        let samples = step * self.share.global_batch as u64;
+        let samples = self.consumed(step);
         let progress = Progress {
             format: checkpoint::FORMAT,
             program: VERSION.into(),
@@ -186,13 +193,9 @@ fn resume_from(run: &Run, launch: &Launch) -> Result<Option<(PathBuf, Progress)>
     let read = || -> Result<Progress> {
         checkpoint::same_model(&dir, &run.model.config.to_hf())?;
         let progress = checkpoint::read_progress(&dir)?;
-        if !progress.samples.is_multiple_of(run.global_batch() as u64) || progress.seed != run.train.seed {
-            let at = dir.display();
-            if progress.seed != run.train.seed {
-                crate::bad_input!("train.seed: expected {}, that of {at}, found {}", progress.seed, run.train.seed);
-            }
-            let (samples, batch) = (progress.samples, run.global_batch());
-            crate::bad_input!("batch.global_batch: expected a divisor of the {samples} samples consumed by {at}, found {batch}");
+        if progress.seed != run.train.seed {
+            let (name, at) = (run.settings.named("train.seed"), dir.display());
+            crate::bad_input!("{name}: expected {}, that of {at}, found {}", progress.seed, run.train.seed);
         }
         Ok(progress)
     };

@@ -27,14 +27,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-/// Makes a corpus of tokens out of text
+/// Make a corpus of tokens out of text.
 #[derive(Args, Clone, Debug)]
 pub struct TokenizeArgs {
     /// Plain text, JSON Lines (*.jsonl) or Parquet (*.parquet) files, also as .gz or .zst
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub input: Vec<PathBuf>,
 
-    /// Writes PREFIX.bin (and .idx), PREFIX.json with what is in it, and PREFIX.tokenizer.json
+    /// Write PREFIX.bin (and .idx), PREFIX.json with what is in it, and PREFIX.tokenizer.json
     #[arg(long, value_name = "PREFIX")]
     pub output: PathBuf,
 
@@ -42,7 +42,7 @@ pub struct TokenizeArgs {
     #[arg(long, value_name = "FILE", required_unless_present = "train_vocab")]
     pub tokenizer: Option<PathBuf>,
 
-    /// First makes a byte-level BPE of N tokens from the input (from its training part, if some is held out)
+    /// First make a byte-level BPE of N tokens from the input (from its training part, if some is held out)
     #[arg(long, value_name = "N")]
     pub train_vocab: Option<usize>,
 
@@ -58,7 +58,7 @@ pub struct TokenizeArgs {
     #[arg(long, value_name = "KEY", default_value = "text")]
     pub text_key: String,
 
-    /// Ends each document with the end-of-text token (megatron; nanogpt always does so, llmc always begins with it)
+    /// End each document with the end-of-text token (megatron; nanogpt always does so, llmc always begins with it)
     #[arg(long)]
     pub append_eod: bool,
 
@@ -66,7 +66,7 @@ pub struct TokenizeArgs {
     #[arg(long, value_name = "TOKEN")]
     pub eod_token: Option<String>,
 
-    /// Holds the last documents back, this fraction of the text, and writes them as PREFIX-val
+    /// Hold the last documents back, this fraction of the text, and write them as PREFIX-val
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
     pub val_fraction: f64,
 

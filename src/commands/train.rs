@@ -142,12 +142,12 @@ fn record(
     updated: Duration,
     clock: &Clock,
 ) -> StepRecord {
-    let (seq, batch) = (s.data.seq(), s.share.global_batch as u64);
-    let step_tokens = batch * seq as u64;
+    let seq = s.data.seq();
+    let step_tokens = s.share.targets(seq);
     let row = StepRecord {
         step: step + 1,
-        tokens: (step + 1) * step_tokens,
-        loss: settled.loss / s.share.targets(seq) as f64,
+        tokens: s.consumed(step + 1) * seq as u64,
+        loss: settled.loss / step_tokens as f64,
         lr: s.schedule.lr(step),
         grad_norm: settled.norm,
         step_time: took.as_secs_f64(),

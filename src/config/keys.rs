@@ -162,7 +162,7 @@ pub const KEYS: &[Key] = &[
     key("eval", "batches", "eval-batches", ANY, Is("50"), "Batches per evaluation; 0: the whole corpus"),
 
     key("checkpoint", "every", "save-every", ANY, Is("0"), "Steps between checkpoints; 0: at the end or when stopped"),
-    key("checkpoint", "at_end", "save-at-end", Switch("no-save-at-end"), Is("true"), "The checkpoint after the last step"),
+    key("checkpoint", "at_end", "save-at-end", Switch("no-save-at-end"), Is("true"), "A checkpoint after the last step"),
     key("checkpoint", "keep", "keep", SOME, Is("2"), "How many of the newest checkpoints stay"),
     key("checkpoint", "keep_every", "keep-every", ANY, Is("0"), "Those at multiples of so many steps stay for ever; 0: none"),
     key("checkpoint", "resume", "resume", Text("auto|never|DIR"), Is("auto"),

@@ -59,7 +59,7 @@ fn arguments(key: &'static Key) -> impl Iterator<Item = Arg> {
             let pair = [key.flag, off];
             let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true").overrides_with_all(pair).hide(on);
             let no = Arg::new(off).long(off).action(ArgAction::SetTrue).overrides_with_all(pair).hide(!on);
-            (arg, Some(no.help(format!("Leaves out: {}", lower(key.help)))))
+            (arg, Some(no.help(format!("Without {}", lower(key.help)))))
         }
         _ => (arg.overrides_with(key.flag).allow_negative_numbers(true), None),
     };

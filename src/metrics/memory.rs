@@ -65,7 +65,7 @@ fn resident(status: &str) -> u64 {
 ///   parameters         497,759,232   475 MiB
 ///   …
 ///   planned            …
-///   measured peak      …             +1.3 % of the plan
+///   measured peak      …             1.3 % above the plan
 /// ```
 pub fn table(rows: &[(&str, u64)], measured: Option<u64>) -> String {
     let planned: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
@@ -77,7 +77,8 @@ pub fn table(rows: &[(&str, u64)], measured: Option<u64>) -> String {
     out += &line("planned", planned, "");
     if let Some(peak) = measured {
         let off = 100.0 * (peak as f64 / planned as f64 - 1.0);
-        out += &line("measured peak", peak, &format!("  {off:+.1} % of the plan (rank 0: RssAnon + RssShmem)"));
+        let side = if off < 0.0 { "below" } else { "above" };
+        out += &line("measured peak", peak, &format!("  {:.1} % {side} the plan (rank 0: RssAnon + RssShmem)", off.abs()));
     }
     out
 }
@@ -108,6 +109,6 @@ mod tests {
     fn the_table_adds_up() {
         let text = table(&[("parameters", 1000), ("gradients", 3000)], Some(4100));
         assert!(text.contains("planned                         4,000"), "{text}");
-        assert!(text.contains("+2.5 % of the plan"), "{text}");
+        assert!(text.contains("2.5 % above the plan"), "{text}");
     }
 }

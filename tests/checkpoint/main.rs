@@ -1,4 +1,5 @@
 //! Checkpoints from outside.
+mod batch; //    another global batch goes on at the right sample
 mod folder; //   cut off, damaged, old ones, failures of one rank
 mod full_disk; // the previous one stays whole
 mod fuzz; //     any bytes at all
