@@ -37,7 +37,7 @@ fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result
     let mut parallel = Parallel::new(&s.dev, launch.comm(), s.model.groups(), s.stage);
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
-    let (mut saved, mut save_time) = (None, guess_save_time(s));
+    let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), Duration::ZERO);
     if s.from >= s.steps {
         output.console.say(&format!("nothing left to do: step {} of {} is done", s.from, s.steps));
     }
@@ -50,7 +50,7 @@ fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result
             let mut on = parallel.listen(micro == 0, micro + 1 == micro_steps);
             loss += s.model.forward_backward(&s.dev, &input(batch), (1.0 / targets) as f32, &mut on);
         }
-        let settled = parallel.settle(loss, must_stop(run, launch, began.elapsed() + save_time));
+        let settled = parallel.settle(loss, must_stop(run, launch, began.elapsed() + eval_time + save_time));
         refuse_what_is_not_finite(&settled, launch, output, step + 1)?;
         let updating = Instant::now();
         s.optim.step(&s.dev, s.schedule.lr(step), step + 1, clip_factor(settled.norm, run.optim.clip));
@@ -65,9 +65,11 @@ fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result
         }
         let (last, stop) = (step + 1 == s.steps, settled.word > 0.0);
         let due = |every: Option<u64>| every.is_some_and(|n| (step + 1).is_multiple_of(n));
-        if due(run.eval.every) || last {
+        if last || (due(run.eval.every) && !stop) {
+            let evaluating = Instant::now();
             parallel.finish();
             evaluate(launch, s, output, step + 1)?;
+            eval_time = evaluating.elapsed();
         }
         if due(run.checkpoint.every) || (last && run.checkpoint.at_end) || stop {
             let saving = Instant::now();
@@ -104,7 +106,7 @@ fn input(batch: &Batch) -> Input<'_> {
     }
 }
 
-/// 1 when this rank was asked to stop, or when another step and a checkpoint would not fit the time that is left.
+/// 1 when this rank was asked to stop, or when another step, an evaluation and a checkpoint would not fit the time that is left.
 fn must_stop(run: &Run, launch: &Launch, needed: Duration) -> f64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let by_limit = run.train.max_time.map(|limit| limit as f64 - launch.elapsed());
