@@ -72,10 +72,12 @@ impl Session {
         let from = resumed.as_ref().map_or(0, |(_, p)| p.step);
         let samples = resumed.as_ref().map_or(0, |(_, p)| p.samples);
         let Opened { data, evals, first, tokenizer } = launch.agree(open_corpora(run, launch, share, samples))?;
-        launch.same_everywhere("the corpus", &format!("{:016x}", data.fingerprint()))?;
-        let known =
-            resumed.as_ref().map(|(dir, p)| (dir, &p.corpus)).filter(|(_, c)| **c != format!("{:016x}", data.fingerprint()));
-        if let Some((dir, _)) = known.filter(|_| launch.leads()) {
+        let corpus = format!("{:016x}", data.fingerprint());
+        launch.same_everywhere("the corpus", &corpus)?;
+        if let Some((dir, progress)) = &resumed
+            && progress.corpus != corpus
+            && launch.leads()
+        {
             log::warn!("the corpus is not the one that {} was trained on; samples are counted on in the new one", dir.display());
         }
         if run.data.check {
