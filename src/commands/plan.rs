@@ -10,7 +10,7 @@ use crate::device::Precision;
 use crate::error::Result;
 use crate::metrics::{memory, units};
 use crate::model::{Decoder, Shape};
-use crate::ops::gemm;
+use crate::ops;
 use crate::optim::{AdamW, Hyper};
 use crate::parallel::{self, Stage};
 use crate::tensor::{Kind, Plan};
@@ -30,7 +30,7 @@ pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: us
         ("activations", kind(Kind::Activations)),
         ("workspace", kind(Kind::Workspace)),
         ("communication", kind(Kind::Communication) + 4 * staging_elements(ranks) as u64),
-        ("libraries", 4 * gemm::workspace_elements(precision, threads) as u64),
+        ("libraries", 4 * ops::gemm::workspace_elements(precision, threads) as u64),
         ("checkpoint", checkpoint::staging_bytes(model.parameters()) as u64),
         ("process", PROCESS),
     ]
