@@ -178,7 +178,7 @@ fn weights() {
 }
 
 #[test]
-fn a_checkpoint_of_another_model_seed_or_batch_is_left_alone() {
+fn a_checkpoint_of_another_model_or_seed_is_left_alone() {
     let scene = Scene::new();
     let base = scene.options("first");
     alone(&base).done();
@@ -188,7 +188,6 @@ fn a_checkpoint_of_another_model_seed_or_batch_is_left_alone() {
         (format!("--model {wide} --steps 8"), &["config.json", "hidden_size", "64", "32"][..]),
         ("--model nano --vocab 320 --steps 8".into(), &["config.json", "model_type", "llama", "gpt2"]),
         ("--seed 8 --steps 8".into(), &["train.seed", "7", "8"]),
-        ("--global-batch 3 --steps 8".into(), &["batch.global_batch", "16", "3"]),
     ] {
         ranks(2, &format!("{base} {options}")).run().with_code(2).sentence(parts);
         assert!(scene.run("first").contents() == before, "{options} changed the files of the run");

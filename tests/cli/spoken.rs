@@ -73,7 +73,7 @@ fn a_bar_on_a_terminal_and_lines_elsewhere() {
     // script(1) stands in for a person's terminal.
     for start in [PROGRAM.to_string(), format!("mpirun -n 2 --bind-to none {PROGRAM}")] {
         let mut command = Command::new("script");
-        command.args(["-qec", &format!("{start} {options} --resume never"), "/dev/null"]);
+        command.env("TERM", "xterm").args(["-qec", &format!("{start} {options} --resume never"), "/dev/null"]);
         let seen = Job::new(command).done();
         assert!(seen.out.contains("━") && seen.out.contains("step 60 of 60") && seen.out.contains("20/60  loss "), "{seen}");
     }
