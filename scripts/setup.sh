@@ -10,8 +10,11 @@ have cargo || { echo "setup: cargo is missing; install Rust 1.89 or newer from h
 have cc || have gcc || missing+=(gcc libc6-dev)
 have pkg-config || missing+=(pkg-config)
 have mpicc && have mpirun || missing+=(libopenmpi-dev openmpi-bin)
-ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* "${LIBCLANG_PATH:-/nonexistent}"/libclang* >/dev/null 2>&1 ||
-    ldconfig -p 2>/dev/null | grep -q libclang || missing+=(libclang-dev clang)
+# libclang, and the headers that it reads C with.
+any() { for pattern; do compgen -G "$pattern" >/dev/null && return 0; done; return 1; }
+libclang() { any "/usr/lib/llvm-*/lib/libclang*.so*" "/usr/lib/*/libclang*.so*" "/usr/lib64/libclang*.so*" || ldconfig -p 2>/dev/null | grep -q libclang; }
+headers() { any "/usr/lib/llvm-*/lib/clang/*/include/stddef.h" "/usr/lib*/clang/*/include/stddef.h"; }
+[ -n "${LIBCLANG_PATH:-}" ] || have clang || { libclang && headers; } || missing+=(libclang-dev clang)
 [ -n "${HDF5_DIR:-}" ] || pkg-config --exists hdf5 2>/dev/null || pkg-config --exists hdf5-serial 2>/dev/null ||
     have h5cc || missing+=(libhdf5-dev)
 
