@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
+export CARGO_INCREMENTAL=1 # only what changed is compiled again
 
 cargo fmt --all -- --check
 cargo clippy --release --all-targets --quiet -- -D warnings
