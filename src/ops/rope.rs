@@ -123,3 +123,32 @@ wide! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Scaling;
+    use std::f64::consts::TAU;
+
+    /// The three cases as `modeling_rope_utils.py` writes them, by wavelengths.
+    #[test]
+    fn llama3_scales_long_waves_keeps_short_ones_and_blends_between() {
+        let (factor, low, high, original) = (8.0, 1.0, 4.0, 8192.0);
+        let scaling = Scaling::Llama3 { factor, low, high, original };
+        let mut seen = [0; 3];
+        for i in 0..64 {
+            let frequency = 500_000f64.powf(-f64::from(i) / 64.0);
+            let wave = TAU / frequency;
+            let (case, expected) = if wave < original / high {
+                (0, frequency)
+            } else if wave > original / low {
+                (1, frequency / factor)
+            } else {
+                let smooth = (original / wave - low) / (high - low);
+                (2, (1.0 - smooth) * frequency / factor + smooth * frequency)
+            };
+            seen[case] += 1;
+            assert!((scaling.apply(frequency) - expected).abs() < 1e-12 * frequency, "frequency {i}");
+        }
+        assert!(seen.iter().all(|n| *n > 2), "{seen:?}");
+    }
+}
