@@ -23,6 +23,8 @@ const PROCESS: u64 = 10 << 20;
 /// The rows of the memory table, in bytes per rank.
 pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: usize, threads: usize) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
+    let heads = model.config().heads(model.shape().seq);
+    let scratch = ops::gemm::workspace_elements(precision, threads) + ops::attention::workspace_elements(heads, threads);
     vec![
         ("parameters", kind(Kind::Parameters)),
         ("gradients", kind(Kind::Gradients)),
@@ -30,7 +32,7 @@ pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: us
         ("activations", kind(Kind::Activations)),
         ("workspace", kind(Kind::Workspace)),
         ("communication", kind(Kind::Communication) + 4 * staging_elements(ranks) as u64),
-        ("libraries", 4 * ops::gemm::workspace_elements(precision, threads) as u64),
+        ("libraries", 4 * scratch as u64),
         ("checkpoint", checkpoint::staging_bytes(model.parameters()) as u64),
         ("process", PROCESS),
     ]
