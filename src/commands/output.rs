@@ -2,7 +2,6 @@
 use crate::commands::{report, write_json};
 use crate::config::Run;
 use crate::error::Result;
-use crate::launch::Launch;
 use crate::metrics::{Console, MetricsFile, StepRecord, Summary, memory};
 use std::path::Path;
 
@@ -49,7 +48,7 @@ impl Output {
     }
 
     /// The figures of merit, the picture, and where everything is.
-    pub fn end(self, run: &Run, launch: &Launch, checkpoint: Option<&Path>) -> Result<()> {
+    pub fn end(self, run: &Run, checkpoint: Option<&Path>) -> Result<()> {
         let Output { console, metrics, memory, rows } = self;
         let Some(metrics) = metrics else { return Ok(()) };
         metrics.close()?;
@@ -67,7 +66,6 @@ impl Output {
         if summary.steps.is_some() && !run.log.quiet {
             console.say(&format!("picture     {}", report::draw(&run.train.out)?.display()));
         }
-        log::debug!("{} ranks end together", launch.size());
         Ok(())
     }
 }

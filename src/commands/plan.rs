@@ -20,6 +20,19 @@ use serde_json::json;
 /// arena and the rows below. MPI_Init takes 3 MiB of it, an open metrics.h5 1 MiB.
 const PROCESS: u64 = 10 << 20;
 
+/// Gives everything that `rank` of `ranks` holds its place, without taking memory.
+pub fn lay_out(run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, Stage) {
+    let stage = if run.system.zero == 0 { Stage::Replicate } else { Stage::Optimizer };
+    let shape = Shape { micro_batch: run.batch.micro_batch, seq: run.batch.seq_len };
+    let mut plan = Plan::default();
+    let model = Decoder::plan(&mut plan, &run.model.config, shape, run.system.recompute, ranks);
+    let o = &run.optim;
+    let (weight_decay, decay_embeddings) = (o.weight_decay, o.decay_embeddings);
+    let hyper = Hyper { beta1: o.beta1, beta2: o.beta2, eps: o.eps, weight_decay, decay_embeddings };
+    let optim = AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, rank, ranks), hyper);
+    (plan, model, optim, stage)
+}
+
 /// The rows of the memory table, in bytes per rank.
 pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: usize, threads: usize) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
@@ -78,13 +91,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     run.validate_for(ranks)?;
     let config = &run.model.config;
     config.validate(run.batch.seq_len)?;
-    let stage = if run.system.zero == 0 { Stage::Replicate } else { Stage::Optimizer };
-    let mut plan = Plan::default();
-    let shape = Shape { micro_batch: run.batch.micro_batch, seq: run.batch.seq_len };
-    let model = Decoder::plan(&mut plan, config, shape, run.system.recompute, ranks);
-    let hyper = Hyper { beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0, decay_embeddings: true };
-    AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, 0, ranks), hyper);
-
+    let (plan, model, ..) = lay_out(&run, 0, ranks);
     let threads = run.system.threads.unwrap_or_else(crate::launch::usable_cores);
     let rows = memory_rows(&plan, &model, run.system.precision, ranks, threads);
     let flops = config.flops_per_token(run.batch.seq_len);

@@ -16,10 +16,10 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::launch::{self, Launch, slurm};
 use crate::metrics::{self, Console, EvalSet, MetricsFile, Start};
-use crate::model::{Decoder, Shape};
-use crate::optim::{self, AdamW, Hyper};
+use crate::model::Decoder;
+use crate::optim::{self, AdamW};
 use crate::parallel::{self, Stage};
-use crate::tensor::Plan;
+use crate::tensor::Tensor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,6 +39,8 @@ pub struct Session {
     pub steps: u64,
     /// Samples that the checkpoint had consumed: `from` global batches, or others if their size has changed since.
     samples: u64,
+    /// A hash of the corpora.
+    corpus: String,
     pub tokenizer: Option<PathBuf>,
 }
 
@@ -88,47 +90,21 @@ impl Session {
 
         launch::phase("laying out the model");
         let clock = Instant::now();
-        let stage = if run.system.zero == 0 { Stage::Replicate } else { Stage::Optimizer };
-        let mut plan = Plan::default();
-        let shape = Shape { micro_batch: run.batch.micro_batch, seq: run.batch.seq_len };
-        let model = Decoder::plan(&mut plan, &run.model.config, shape, run.system.recompute, launch.size());
-        let owned = parallel::owned(model.groups(), stage, launch.rank(), launch.size());
-        let o = &run.optim;
-        let hyper = Hyper {
-            beta1: o.beta1,
-            beta2: o.beta2,
-            eps: o.eps,
-            weight_decay: o.weight_decay,
-            decay_embeddings: o.decay_embeddings,
-        };
-        let optim = AdamW::plan(&mut plan, owned, hyper);
+        let (plan, model, optim, stage) = plan::lay_out(run, launch.rank(), launch.size());
         let rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         introduce(run, launch, &console, &data, &model, &rows, from, steps);
 
         let dev = launch.agree(Device::cpu(&plan, launch.threads, run.system.precision))?;
-        let filled = dev.install(|| {
-            model.prepare(&dev);
-            match (&resumed, &run.model.init) {
-                (Some((dir, _)), _) => {
-                    checkpoint::load_weights(dir, &dev, model.parameters())?;
-                    checkpoint::load_optimizer(dir, &dev, model.parameters(), &moments(&optim))
-                }
-                (None, Init::Pretrained(dir)) => checkpoint::load_weights(dir, &dev, model.parameters()),
-                (None, Init::Random) => {
-                    model.init(&dev, run.train.seed);
-                    Ok(())
-                }
-            }
-        });
-        launch.agree(filled)?;
+        dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
 
         let start = start_record(run, launch, &model, corpus_seconds, model_seconds);
         let continues = resumed.is_some().then_some(from);
         let metrics = launch.agree(launch.leads().then(|| open_metrics(run, launch, &start, &first, continues)).transpose())?;
+        let o = &run.optim;
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
-        let session = Session { dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, tokenizer };
+        let session = Session { dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
         Ok((session, Output { console, metrics, memory: metrics::memory::Sampler::start(), rows }))
     }
 
@@ -153,7 +129,7 @@ impl Session {
             tokens: samples * self.data.seq() as u64,
             seed: run.train.seed,
             ranks: launch.size(),
-            corpus: format!("{:016x}", self.data.fingerprint()),
+            corpus: self.corpus.clone(),
             config: run.to_toml(),
         };
         let save = checkpoint::Save {
@@ -191,8 +167,8 @@ fn resume_from(run: &Run, launch: &Launch) -> Result<Option<(PathBuf, Progress)>
     };
     let dir = launch.agree(if launch.leads() { found() } else { Ok(None) })?;
     let name = dir.map_or(String::new(), |d| d.display().to_string());
-    let all = launch.comm().gather(name.as_bytes());
-    let dir = String::from_utf8_lossy(&all[0]).into_owned();
+    let name = launch.comm().broadcast(name.into_bytes(), 0);
+    let dir = String::from_utf8_lossy(&name).into_owned();
     if dir.is_empty() {
         return Ok(None);
     }
@@ -208,6 +184,42 @@ fn resume_from(run: &Run, launch: &Launch) -> Result<Option<(PathBuf, Progress)>
     };
     let progress = launch.agree(read())?;
     Ok(Some((dir, progress)))
+}
+
+/// First values for weights and moments: drawn, or read. One rank reads what all hold; moments that the ranks divide are read
+/// by their owners.
+fn fill(
+    run: &Run,
+    launch: &Launch,
+    dev: &Device,
+    model: &Decoder,
+    optim: &AdamW,
+    stage: Stage,
+    resumed: Option<&PathBuf>,
+) -> Result<()> {
+    model.prepare(dev);
+    let dir = match (resumed, &run.model.init) {
+        (Some(dir), _) | (None, Init::Pretrained(dir)) => dir,
+        (None, Init::Random) => {
+            model.init(dev, run.train.seed);
+            return Ok(());
+        }
+    };
+    let first = |read: &dyn Fn() -> Result<()>| launch.agree(if launch.leads() { read() } else { Ok(()) });
+    first(&|| checkpoint::load_weights(dir, dev, model.parameters()))?;
+    for g in model.groups() {
+        parallel::spread(dev, launch.comm(), Tensor::range(g.weights.start, g.weights.end));
+    }
+    let read = || checkpoint::load_optimizer(dir, dev, model.parameters(), &moments(optim));
+    match stage {
+        _ if resumed.is_none() => Ok(()),
+        Stage::Optimizer => launch.agree(read()),
+        Stage::Replicate => {
+            first(&read)?;
+            optim.parts().iter().flat_map(|p| [p.m, p.v]).for_each(|t| parallel::spread(dev, launch.comm(), t));
+            Ok(())
+        }
+    }
 }
 
 /// Opens all corpora and reads the first batch, so that what is wrong with them is known before any work is spent.

@@ -28,7 +28,7 @@ pub fn run(run: &mut Run, launch: &Launch) -> Result<End> {
     // The loop is itself a task of the device's threads, so that each op finds them at hand.
     let (end, checkpoint) = session.dev.install(|| steps(run, launch, &session, &mut output))?;
     launch::phase("the end");
-    launch.agree(output.end(run, launch, checkpoint.as_deref()))?;
+    launch.agree(output.end(run, checkpoint.as_deref()))?;
     Ok(end)
 }
 
@@ -68,7 +68,7 @@ fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result
         if last || (due(run.eval.every) && !stop) {
             let evaluating = Instant::now();
             parallel.finish();
-            evaluate(launch, s, output, step + 1)?;
+            evaluate(launch, s, output, step + 1);
             eval_time = evaluating.elapsed();
         }
         if due(run.checkpoint.every) || (last && run.checkpoint.at_end) || stop {
@@ -165,12 +165,11 @@ fn record(
 }
 
 /// Every held-out corpus, its windows divided among the ranks, the sums added in rank order.
-fn evaluate(launch: &Launch, s: &Session, output: &mut Output, step: u64) -> Result<()> {
+fn evaluate(launch: &Launch, s: &Session, output: &mut Output, step: u64) {
     for corpus in &s.evals {
         let mine = launch::check(corpus.run(&s.dev, &s.model, &mut ()));
         let all = launch.comm().exchange(&[mine.loss, mine.targets, mine.bytes]);
         let sums = all.iter().fold(crate::commands::eval::Sums::default(), |a, b| a.plus(b));
         launch::check(output.eval(&corpus.name, step, sums.mean(), sums.bits_per_byte()));
     }
-    Ok(())
 }

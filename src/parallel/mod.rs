@@ -48,6 +48,25 @@ fn own_block(g: &Group, rank: usize, size: usize) -> Group {
     }
 }
 
+/// Gives every rank rank 0's numbers in `range`: what one rank has read from a file, the others need not read.
+pub fn spread(dev: &Device, comm: &dyn Collective, range: Tensor) {
+    if comm.size() == 1 {
+        return;
+    }
+    for start in (range.at..range.end()).step_by(PIECE) {
+        let piece = Tensor::range(start, range.end().min(start + PIECE));
+        let mine = if comm.rank() == 0 { dev.read(piece) } else { vec![] };
+        let bytes = comm.broadcast(mine.iter().flat_map(|x| x.to_le_bytes()).collect(), 0);
+        if comm.rank() != 0 {
+            let (numbers, _) = bytes.as_chunks::<4>();
+            dev.write(piece, &numbers.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>());
+        }
+    }
+}
+
+/// Elements that [`spread`] sends at once: 4 MiB, as much as a checkpoint is written in.
+const PIECE: usize = 1 << 20;
+
 /// The messages of a run, and who waits for which.
 pub struct Parallel<'a> {
     dev: &'a Device,
