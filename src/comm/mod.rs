@@ -55,6 +55,10 @@ impl Ticket {
     pub fn at_once() -> Ticket {
         Ticket { done: None }
     }
+    /// Of what hands the loan back through this channel when it is over.
+    pub fn under_way(done: Receiver<Loan>) -> Ticket {
+        Ticket { done: Some(done) }
+    }
     /// Waits until the range is complete and hands it back to the device.
     pub fn wait(self) {}
 }

@@ -76,7 +76,7 @@ impl Mpi {
     }
 
     fn tensor(&self, loan: Loan, reduce: bool, gather: bool) -> Ticket {
-        Ticket { done: Some(self.ask(|done| Job::Tensor { loan, work: Work { reduce, gather }, done })) }
+        Ticket::under_way(self.ask(|done| Job::Tensor { loan, work: Work { reduce, gather }, done }))
     }
 }
 

@@ -62,6 +62,8 @@ impl Session {
         let writable = || checkpoint::check_writable("--out", &run.train.out).and_then(|()| check_json(run.log.json.as_ref()));
         launch.agree(if launch.leads() { writable() } else { Ok(()) })?;
 
+        log::debug!("{} threads on cores {} of {}", launch.threads, launch::cores::list(&launch.cores), launch.host());
+
         launch::phase("reading the corpus");
         let clock = Instant::now();
         let share = Share {
