@@ -5,7 +5,7 @@
 //! let mut plan = Plan::default();
 //! let x = plan.matrix(Kind::Activations, rows, cols);   // a place, not yet memory
 //! println!("{}", plan.bytes(Kind::Activations));
-//! let dev = Device::cpu(&plan, threads, precision)?;    // now it is memory, or a sentence saying what did not fit
+//! let dev = Device::cpu(&plan, threads, &cores, precision)?;    // now it is memory, or a sentence saying what did not fit
 //! ```
 
 /// What a tensor is for: the rows of the memory table.

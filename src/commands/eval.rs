@@ -144,7 +144,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let mut plan = Plan::default();
     let model = Decoder::plan_inference(&mut plan, &config, Shape { micro_batch, seq }, 1);
     let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
-    let dev = Device::cpu(&plan, args.threads.map_or_else(crate::launch::usable_cores, usize::from), precision)?;
+    let dev = Device::cpu(&plan, args.threads.map_or_else(crate::launch::usable_cores, usize::from), &[], precision)?;
     checkpoint::load_weights(&args.model, &dev, model.parameters())?;
     model.prepare(&dev);
 

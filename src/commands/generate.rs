@@ -82,7 +82,7 @@ pub fn write(
 
     let mut plan = Plan::default();
     let mut generator = Generator::plan(&mut plan, &config, capacity)?;
-    let dev = Device::cpu(&plan, threads, Precision::Fp32)?;
+    let dev = Device::cpu(&plan, threads, &[], Precision::Fp32)?;
     checkpoint::load_weights(dir, &dev, generator.decoder().parameters())?;
     generator.decoder().prepare(&dev);
 

@@ -97,7 +97,7 @@ impl Session {
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         introduce(run, launch, &console, &data, &model, &rows, from, steps);
 
-        let dev = launch.agree(Device::cpu(&plan, launch.threads, run.system.precision))?;
+        let dev = launch.agree(Device::cpu(&plan, launch.threads, &launch.cores, run.system.precision))?;
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
 

@@ -9,7 +9,9 @@
 //! The gate [`Arena::op`] checks bounds, that no output overlaps another operand, and that nothing lent to a message or
 //! a file ([`Arena::lend`]) is touched meanwhile. `unsafe` lives behind it.
 mod arena;
+pub mod threads;
 pub use arena::{Access, Arena, Loan};
+use threads::Threads;
 
 use crate::error::Result;
 use crate::tensor::{Plan, Tensor};
@@ -26,11 +28,11 @@ pub enum Device {
     Reference(Reference),
 }
 
-/// f32 in host memory; ops run on the ambient rayon pool (see [`Device::install`]).
+/// f32 in host memory; ops run on the threads that [`Device::install`] brings.
 pub struct Cpu {
     pub arena: Arena<f32>,
     pub precision: Precision,
-    pool: rayon::ThreadPool,
+    threads: Threads,
 }
 
 /// f64 in host memory, one thread, loops as in the textbook.
@@ -39,21 +41,19 @@ pub struct Reference {
 }
 
 impl Device {
-    /// Takes the whole plan's memory at once.
+    /// Takes the whole plan's memory at once. `cores`: where the threads stay, one each; none: where the system puts them.
     ///
     /// Errors: [`crate::error::Error::Failed`] naming the bytes asked for when the system refuses them.
-    pub fn cpu(plan: &Plan, threads: usize, precision: Precision) -> Result<Device> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("worker-{i}")).build();
-        let pool = pool.map_err(|e| crate::error::Error::Failed(format!("cannot start {threads} threads: {e}")))?;
-        Ok(Device::Cpu(Cpu { arena: Arena::new(plan.len())?, precision, pool }))
+    pub fn cpu(plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
+        Ok(Device::Cpu(Cpu { arena: Arena::new(plan.len())?, precision, threads: Threads::new(threads, cores)? }))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {
         Ok(Device::Reference(Reference { arena: Arena::new(plan.len())? }))
     }
-    /// Runs `f` (a whole training loop, say) on the device's own threads, so that ops inside find the pool at hand.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    /// Runs `f` (a whole training loop, say) on the device's own threads, so that ops inside find them at hand.
+    pub fn install<R>(&self, f: impl FnOnce() -> R) -> R {
         match self {
-            Device::Cpu(cpu) => cpu.pool.install(f),
+            Device::Cpu(cpu) => cpu.threads.install(f),
             Device::Reference(_) => f(),
         }
     }

@@ -25,7 +25,7 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
             if into == Into::Add {
                 begin(y, o, b, residual);
             }
-            gemm::parallel(d.precision, Layout::NT, [n, o, c], into, (y, o), (x, c), (w, c));
+            gemm::product(d.precision, Layout::NT, [n, o, c], into, (y, o), (x, c), (w, c));
         }),
         Device::Reference(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
             gemm::reference(Layout::NT, [n, o, c], Into::Overwrite, y, x, w);
@@ -48,8 +48,8 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
             column_sums(db, n, |rows, columns, sums| {
                 rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
             });
-            gemm::parallel(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
-            gemm::parallel(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
+            gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+            gemm::product(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
         }),
         Device::Reference(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
             gemm::reference(Layout::NN, [n, c, o], Into::Overwrite, dx, dy, w);

@@ -7,6 +7,8 @@
 //! ```
 //! [`exp`] is branch-free: Cody–Waite reduction by n·ln 2 and a polynomial of degree 6, so that loops over it vectorise.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 /// Structural: accumulators of a sum; one vector of AVX-512, two of AVX2. A change changes the last bits of results.
 pub const LANES: usize = 16;
 
@@ -43,16 +45,37 @@ macro_rules! wide {
 pub(super) use wide;
 
 /// The instruction sets that [`wide!`] compiles for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Portable,
     Avx2,
     Avx512,
 }
 
-/// The widest that this processor has (the answer is cached by the standard library).
+/// The one in use: the widest that this processor has, or less where `LLM_TRAIN_ISA` asks for less.
 #[inline]
 pub fn level() -> Level {
+    /// 0: not asked yet; otherwise the level and one.
+    static KNOWN: AtomicU8 = AtomicU8::new(0);
+    match KNOWN.load(Ordering::Relaxed) {
+        1 => Level::Portable,
+        2 => Level::Avx2,
+        3 => Level::Avx512,
+        _ => {
+            let most = match forced().as_deref() {
+                Some("portable") => Level::Portable,
+                Some("avx2") => Level::Avx2,
+                _ => Level::Avx512,
+            };
+            let level = supported().min(most);
+            KNOWN.store(level as u8 + 1, Ordering::Relaxed);
+            level
+        }
+    }
+}
+
+/// The widest that this processor has.
+pub fn supported() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         let fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -68,6 +91,14 @@ pub fn level() -> Level {
         }
     }
     Level::Portable
+}
+
+/// The environment variable that names the kernels to use.
+pub const ISA: &str = "LLM_TRAIN_ISA";
+
+/// What it says.
+pub fn forced() -> Option<String> {
+    std::env::var(ISA).ok().filter(|name| !name.is_empty())
 }
 
 /// eˣ within 2 units in the last place; 0 below −87.33, e^88.37 above that, NaN stays NaN.

@@ -91,7 +91,7 @@ mod tests {
             let group = |at: usize| Group { weights: w.at + at..w.at + at + 4, grads: g.at + at..g.at + at + 4, decayed: 2 };
             let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings };
             let adamw = AdamW::plan(&mut plan, vec![group(0), group(4)], hyper);
-            let dev = Device::cpu(&plan, 1, crate::device::Precision::Fp32).unwrap();
+            let dev = Device::cpu(&plan, 1, &[], crate::device::Precision::Fp32).unwrap();
             dev.write(w, &[1.0; 8]);
             adamw.step(&dev, 1.0, 1, 1.0); // the gradient is zero: only decay moves a weight
             assert_eq!(dev.read(w), [first, first, 1.0, 1.0, 0.9, 0.9, 1.0, 1.0]);

@@ -22,7 +22,7 @@ fn config(dir: &Path) -> Config {
 fn model(dir: &Path, ranks: usize) -> (Device, Decoder) {
     let mut plan = Plan::default();
     let decoder = Decoder::plan(&mut plan, &config(dir), Shape { micro_batch: 1, seq: 8 }, Recompute::None, ranks);
-    (Device::cpu(&plan, 1, Precision::Fp32).unwrap(), decoder)
+    (Device::cpu(&plan, 1, &[], Precision::Fp32).unwrap(), decoder)
 }
 
 fn weights(dir: &Path, like: &Path) -> Vec<Vec<f32>> {

@@ -66,7 +66,7 @@ impl Toy {
             Moments { owned, m, v }
         });
         let moments = moments.collect();
-        Toy { dev: Device::cpu(&p, 1, Precision::Fp32).unwrap(), parameters, groups, moments }
+        Toy { dev: Device::cpu(&p, 1, &[], Precision::Fp32).unwrap(), parameters, groups, moments }
     }
 
     /// Gives every weight and every moment a value of its own.

@@ -66,7 +66,7 @@ pub fn input<'a>(tokens: &'a [u32], targets: &'a [u32]) -> Input<'a> {
 }
 
 pub fn cpu(plan: &Plan, precision: Precision) -> Device {
-    Device::cpu(plan, 2, precision).unwrap()
+    Device::cpu(plan, 2, &[], precision).unwrap()
 }
 
 /// A training model on the CPU device, first values drawn.

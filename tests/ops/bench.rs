@@ -48,7 +48,7 @@ impl Bench {
         self.fill(Device::reference(&self.plan).unwrap())
     }
     pub fn cpu(&self, threads: usize, precision: Precision) -> Device {
-        self.fill(Device::cpu(&self.plan, threads, precision).unwrap())
+        self.fill(Device::cpu(&self.plan, threads, &[], precision).unwrap())
     }
     fn fill(&self, dev: Device) -> Device {
         self.values.iter().for_each(|(t, values)| dev.write(*t, values));

@@ -1,8 +1,9 @@
-//! Matrix products: all layouts, strides, both precisions; bf16 against the f64 product of the rounded operands.
+//! Matrix products: all kernels that the processor has, all layouts, strides, both precisions; bf16 against the f64 product of the rounded operands.
 use crate::bench::Numbers;
 use half::bf16;
 use llm_train::device::Precision;
-use llm_train::ops::gemm::{self, Into, Layout};
+use llm_train::device::threads::Threads;
+use llm_train::ops::gemm::{self, Into, Kernel, Layout};
 
 const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
 
@@ -16,46 +17,55 @@ fn dense(x: &[f32], (rows, cols): (usize, usize), stride: usize, precision: Prec
     (0..rows * cols).map(|i| value(x[i / cols * stride + i % cols])).collect()
 }
 
+/// Sizes around the kernels' blocks, and those of a layer.
+const SIZES: [usize; 9] = [1, 5, 15, 16, 17, 31, 33, 64, 129];
+const DEPTHS: [usize; 8] = [1, 2, 15, 31, 33, 64, 257, 700];
+
+/// One product against f64; `gap` elements, not a number, lie between the rows.
+fn hold(kernel: &Kernel, precision: Precision, layout: Layout, size: [usize; 3], into: Into, gap: usize, numbers: &mut Numbers) {
+    let [m, n, k] = size;
+    let [shape_a, shape_b] = layout.stored(size);
+    let (lda, ldb, ldc) = (shape_a.1 + gap, shape_b.1 + gap, n + gap);
+    let (a, b) = (matrix(numbers, shape_a, lda), matrix(numbers, shape_b, ldb));
+    let mut c = matrix(numbers, (m, n), ldc);
+    let mut exact = dense(&c, (m, n), ldc, Precision::Fp32);
+    let (dense_a, dense_b) = (dense(&a, shape_a, lda, precision), dense(&b, shape_b, ldb, precision));
+    gemm::reference(layout, size, into, &mut exact, &dense_a, &dense_b);
+    let twice = |_, _, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
+    gemm::with(kernel, precision, layout, size, into, (&mut c, ldc), (&a, lda), (&b, ldb), twice);
+    for (i, c) in c.iter().enumerate() {
+        let what = format!("{} {precision:?} {layout:?} {size:?} {into:?} gap {gap}", kernel.name);
+        if i % ldc >= n {
+            assert!(c.is_nan(), "{what}: element {i}, between the rows, was written");
+            continue;
+        }
+        let exact = 2.0 * exact[i / ldc * n + i % ldc];
+        // an f32 sum of k products of numbers below 1
+        let allowed = 6e-8 * (20.0 + k as f64) * (1.0 + exact.abs());
+        assert!((f64::from(*c) - exact).abs() < allowed, "{what}: element {i} is {c}, expected {exact}");
+    }
+}
+
+fn kernels() -> impl Iterator<Item = (&'static Kernel, Precision)> {
+    let all = gemm::kernels::ALL.into_iter();
+    all.flat_map(|kernel| [Precision::Fp32, Precision::Bf16].map(|p| (kernel, p))).filter(|(kernel, p)| kernel.serves(*p))
+}
+
 #[test]
 fn agree_with_f64() {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    for kernel in gemm::kernels::ALL {
+        let here = if (kernel.available)() { "exercised" } else { "passed over: this processor does not have it" };
+        println!("product kernel {}: {here}", kernel.name);
+    }
+    let pool = Threads::new(3, &[]).unwrap();
     let mut numbers = Numbers::new(29);
-    let sizes = [1, 2, 5, 16, 31, 64, 130];
-    for m in sizes {
-        for n in sizes {
-            for k in [1, 3, 64, 129, 700] {
-                for layout in LAYOUTS {
-                    for (precision, into, gap) in
-                        [(Precision::Fp32, Into::Add, 3), (Precision::Bf16, Into::Overwrite, 0), (Precision::Bf16, Into::Add, 5)]
-                    {
-                        let size = [m, n, k];
-                        let [shape_a, shape_b] = layout.stored(size);
-                        let (lda, ldb, ldc) = (shape_a.1 + gap, shape_b.1 + gap, n + gap);
-                        let (a, b) = (matrix(&mut numbers, shape_a, lda), matrix(&mut numbers, shape_b, ldb));
-                        let mut c = matrix(&mut numbers, (m, n), ldc);
-                        let mut exact = dense(&c, (m, n), ldc, Precision::Fp32);
-                        gemm::reference(
-                            layout,
-                            size,
-                            into,
-                            &mut exact,
-                            &dense(&a, shape_a, lda, precision),
-                            &dense(&b, shape_b, ldb, precision),
-                        );
-                        pool.install(|| gemm::parallel(precision, layout, size, into, (&mut c, ldc), (&a, lda), (&b, ldb)));
-                        for (i, c) in c.iter().enumerate() {
-                            if i % ldc >= n {
-                                assert!(c.is_nan(), "{layout:?} {size:?}: element {i}, between the rows, was written");
-                                continue;
-                            }
-                            let exact = exact[i / ldc * n + i % ldc];
-                            // an f32 sum of k products of numbers below 1
-                            let allowed = 3e-8 * (20.0 + k as f64) * (1.0 + exact.abs());
-                            assert!(
-                                (f64::from(*c) - exact).abs() < allowed,
-                                "{layout:?} {size:?} {precision:?} {into:?}: {c} for {exact}"
-                            );
-                        }
+    for (kernel, precision) in kernels() {
+        for m in SIZES {
+            for n in SIZES {
+                for (i, k) in DEPTHS.into_iter().enumerate() {
+                    let (into, gap) = [(Into::Add, 3), (Into::Overwrite, 0), (Into::Add, 0), (Into::Overwrite, 5)][(i + m + n) % 4];
+                    for layout in LAYOUTS {
+                        pool.install(|| hold(kernel, precision, layout, [m, n, k], into, gap, &mut numbers));
                     }
                 }
             }
@@ -64,13 +74,44 @@ fn agree_with_f64() {
 }
 
 #[test]
+fn agree_with_f64_in_the_layers_own_sizes() {
+    let pool = Threads::new(2, &[]).unwrap();
+    let mut numbers = Numbers::new(31);
+    for (kernel, precision) in kernels() {
+        // more than a slab of rows, of columns, and of depth
+        for size in [[256, 1152, 384], [130, 2050, 513], [2049, 40, 520], [33, 65, 9000]] {
+            for layout in LAYOUTS {
+                pool.install(|| hold(kernel, precision, layout, size, Into::Add, 0, &mut numbers));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_show() {
+    let mut numbers = Numbers::new(37);
+    let (a, b) = (matrix(&mut numbers, (300, 200), 200), matrix(&mut numbers, (410, 200), 200));
+    for (kernel, precision) in kernels() {
+        let run = |threads| {
+            let mut c = vec![0.0; 300 * 410];
+            Threads::new(threads, &[]).unwrap().install(|| {
+                let (c, a, b) = ((&mut c[..], 410), (&a[..], 200), (&b[..], 200));
+                gemm::with(kernel, precision, Layout::NT, [300, 410, 200], Into::Overwrite, c, a, b, |_, _, _| ());
+            });
+            c
+        };
+        assert!(run(1) == run(3), "{}", kernel.name);
+    }
+}
+
+#[test]
 #[should_panic(expected = "rows 4 apart")]
 fn refuse_a_stride_shorter_than_a_row() {
-    gemm::serial(Layout::NN, [2, 2, 5], Into::Overwrite, (&mut [0.0; 4], 2), (&[0.0; 10], 4), (&[0.0; 10], 2));
+    gemm::product(Precision::Fp32, Layout::NN, [2, 2, 5], Into::Overwrite, (&mut [0.0; 4], 2), (&[0.0; 10], 4), (&[0.0; 10], 2));
 }
 
 #[test]
 #[should_panic(expected = "b has 9 elements")]
 fn refuse_an_operand_that_is_too_short() {
-    gemm::serial(Layout::NN, [2, 2, 5], Into::Overwrite, (&mut [0.0; 4], 2), (&[0.0; 10], 5), (&[0.0; 9], 2));
+    gemm::product(Precision::Fp32, Layout::NN, [2, 2, 5], Into::Overwrite, (&mut [0.0; 4], 2), (&[0.0; 10], 5), (&[0.0; 9], 2));
 }

@@ -77,7 +77,7 @@ fn tensors(world: &Mpi) {
     let places: Vec<(What, Tensor)> =
         BLOCKS.iter().flat_map(|b| ALL.map(|what| (what, *b))).map(|(w, b)| (w, of(&mut plan, b))).collect();
     let long = (world.size() <= 2).then(|| of(&mut plan, LONG));
-    let dev = Device::cpu(&plan, 1, Precision::Fp32).unwrap();
+    let dev = Device::cpu(&plan, 1, &[], Precision::Fp32).unwrap();
     for &(what, t) in &places {
         fill(world, &dev, t);
         begin(world, &dev, what, t).wait();

@@ -209,7 +209,7 @@ fn median(times: impl Iterator<Item = Duration>) -> f64 {
 fn alone(world: &impl Collective, leads: bool) {
     let mut plan = Plan::default();
     let places: Vec<_> = (0..16).map(|_| plan.vector(Kind::Gradients, 1 << 20)).collect();
-    let dev = Device::cpu(&plan, 1, Precision::Fp32).unwrap();
+    let dev = Device::cpu(&plan, 1, &[], Precision::Fp32).unwrap();
     let begin = || places.iter().map(|t| world.all_reduce(dev.lend(*t, Access::Write))).collect::<Vec<_>>();
     drop(begin());
     let (began, busy) = (Instant::now(), world.busy());

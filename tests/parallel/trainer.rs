@@ -34,7 +34,7 @@ pub fn train(world: &dyn Collective, config: &Config, case: &Case) -> Outcome {
     let model = Decoder::plan(&mut plan, config, Shape { micro_batch, seq }, recompute, ranks);
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings: true };
     let optim = AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, rank, ranks), hyper);
-    let dev = Device::cpu(&plan, 1, Precision::Fp32).unwrap();
+    let dev = Device::cpu(&plan, 1, &[], Precision::Fp32).unwrap();
     let reading = Reading { seq, vocab: config.vocab, width: None, eos: None, reset_attention: false };
     let data = Data::synthetic(1, &reading);
     let share = Share { rank, ranks, micro_batch, global_batch };

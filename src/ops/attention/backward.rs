@@ -62,8 +62,8 @@ fn key_head(
                     let rows = base + top..base + top + n;
                     load(q, qkv, rows.clone(), w, head * d, d, precision);
                     load(g, dy, rows.clone(), h.q * d, head * d, d, precision);
-                    gemm::serial(Layout::NT, [n, keys, d], Into::Overwrite, (p, ROWS), (q, d), (k, d));
-                    gemm::serial(Layout::NT, [n, keys, d], Into::Overwrite, (ds, ROWS), (g, d), (v, d));
+                    gemm::product(precision, Layout::NT, [n, keys, d], Into::Overwrite, (p, ROWS), (q, d), (k, d));
+                    gemm::product(precision, Layout::NT, [n, keys, d], Into::Overwrite, (ds, ROWS), (g, d), (v, d));
                     for (r, (p, ds)) in p.chunks_exact_mut(ROWS).zip(ds.chunks_exact_mut(ROWS)).take(n).enumerate() {
                         let i = top + r;
                         let seen = visible(i, start(i), first, keys);
@@ -74,9 +74,9 @@ fn key_head(
                             round_both(&mut p[..keys], &mut ds[..keys]);
                         }
                     }
-                    gemm::serial(Layout::TN, [keys, d, n], Into::Add, (dv, d), (p, ROWS), (g, d));
-                    gemm::serial(Layout::TN, [keys, d, n], Into::Add, (dk, d), (ds, ROWS), (q, d));
-                    gemm::serial(Layout::NN, [n, d, keys], Into::Overwrite, (dq, d), (ds, ROWS), (k, d));
+                    gemm::product(precision, Layout::TN, [keys, d, n], Into::Add, (dv, d), (p, ROWS), (g, d));
+                    gemm::product(precision, Layout::TN, [keys, d, n], Into::Add, (dk, d), (ds, ROWS), (q, d));
+                    gemm::product(precision, Layout::NN, [n, d, keys], Into::Overwrite, (dq, d), (ds, ROWS), (k, d));
                     for (r, dq) in dq.chunks_exact(d).take(n).enumerate() {
                         add_to(place(top + r, head * d, d), dq);
                     }

@@ -46,7 +46,7 @@ fn rows_of_head(
             let keys = ROWS.min(rows.end - first);
             load(k, qkv, base + first..base + first + keys, w, h.key(kv), d, precision);
             load(v, qkv, base + first..base + first + keys, w, h.value(kv), d, precision);
-            gemm::serial(Layout::NT, [n, keys, d], Into::Overwrite, (s, ROWS), (q, d), (k, d));
+            gemm::product(precision, Layout::NT, [n, keys, d], Into::Overwrite, (s, ROWS), (q, d), (k, d));
             for (r, s) in s.chunks_exact_mut(ROWS).take(n).enumerate() {
                 let i = rows.start + r;
                 let seen = visible(i, start(i), first, keys);
@@ -56,7 +56,7 @@ fn rows_of_head(
                     round_in_place(&mut s[..keys]);
                 }
             }
-            gemm::serial(Layout::NN, [n, d, keys], Into::Add, (out, d), (s, ROWS), (v, d));
+            gemm::product(precision, Layout::NN, [n, d, keys], Into::Add, (out, d), (s, ROWS), (v, d));
         }
         for (r, out) in out.chunks_exact(d).enumerate() {
             let row = base + rows.start + r;

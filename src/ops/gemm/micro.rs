@@ -1,0 +1,93 @@
+//! The inner loop of a product, written once for every vector width.
+//!
+//! ```text
+//! c[i][j] (+)= Σ_u a[i][u] · b[u][j]     i < R rows, j < V vectors
+//!
+//! a: row-major, read where it lies: one number a step, the same in all lanes
+//! b: a panel: the V vectors of step u, then those of u + 1
+//! ```
+//! A unit u is one f32, or two bf16 of neighbouring k, which [`Lanes::fma`] then multiplies and adds together.
+//! R·V sums live in registers; what a processor can hold decides R and V.
+
+/// One vector of sums.
+pub trait Lanes {
+    type V: Copy;
+    /// Numbers in it.
+    const N: usize;
+    /// # Safety
+    /// The processor has the instructions; `p` points at N numbers (units), for `splat` at one.
+    unsafe fn zero() -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    unsafe fn splat(p: *const f32) -> Self::V;
+    unsafe fn fma(a: Self::V, b: Self::V, sum: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+}
+
+/// Where a block's operands lie. Distances count units of 4 bytes.
+#[derive(Clone, Copy)]
+pub struct Block {
+    /// Units to be summed.
+    pub units: usize,
+    pub a: *const f32,
+    /// From row to row of a, and from unit to unit.
+    pub a_row: usize,
+    pub a_unit: usize,
+    pub b: *const f32,
+    /// From one panel of b to the next: for blocks as wide as two.
+    pub b_panel: usize,
+    pub c: *mut f32,
+    pub c_row: usize,
+    /// c += rather than c =.
+    pub add: bool,
+}
+
+/// # Safety
+/// As [`Lanes`]; a, b and c hold R rows and V vectors of what `Block` describes.
+#[inline(always)]
+pub unsafe fn multiply<L: Lanes, const R: usize, const V: usize>(x: Block) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[L::zero(); V]; R];
+        let (mut a, mut b) = (x.a, x.b);
+        for _ in 0..x.units {
+            let mut row = [L::zero(); V];
+            for j in 0..V {
+                row[j] = L::load(b.add(j * L::N));
+            }
+            for i in 0..R {
+                let one = L::splat(a.add(i * x.a_row));
+                for j in 0..V {
+                    sums[i][j] = L::fma(one, row[j], sums[i][j]);
+                }
+            }
+            a = a.wrapping_add(x.a_unit);
+            b = b.wrapping_add(V * L::N);
+        }
+        for i in 0..R {
+            for j in 0..V {
+                let c = x.c.add(i * x.c_row + j * L::N);
+                L::store(c, if x.add { L::add(L::load(c), sums[i][j]) } else { sums[i][j] });
+            }
+        }
+    }
+}
+
+/// Defines `fn $name(rows, block)` that runs [`multiply`] for 1 … R rows, compiled for some instructions.
+macro_rules! kernel {
+    ($(#[$attribute:meta])* $name:ident, $lanes:ty, $vectors:literal, [$($rows:literal)+]) => {
+        /// # Safety
+        /// The processor has the instructions; `x` describes `rows` rows.
+        $(#[$attribute])*
+        pub unsafe fn $name(rows: usize, x: $crate::ops::gemm::micro::Block) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match rows {
+                    $($rows => $crate::ops::gemm::micro::multiply::<$lanes, $rows, $vectors>(x),)+
+                    _ => unreachable!("{} of {rows} rows", stringify!($name)),
+                }
+            }
+        }
+    };
+}
+pub(super) use kernel;

@@ -1,0 +1,146 @@
+//! The one door to matrix products on the CPU.
+//!
+//! ```text
+//! NT: c (m, n) = a (m, k) · b (n, k)ᵀ      a linear layer's output
+//! NN: c (m, n) = a (m, k) · b (k, n)       the gradient of its input
+//! TN: c (m, n) = a (k, m)ᵀ · b (k, n)      the gradient of its weight
+//! ```
+//! Matrices are row-major, a stride apart from row to row. [`Precision::Bf16`] rounds the operands to bfloat16 first; the
+//! sums are f32 in both. A result is a function of operands, shape and kernel, not of the number of threads.
+//!
+//! | file | |
+//! |---|---|
+//! | `kernels` | which kernels there are, and which is used |
+//! | `micro` | the loop of all vector kernels; `portable`, `x86` and `amx` are its instructions |
+//! | `pack` | operands in the form that kernels read |
+//! | `tiles` | a product cut into packed slabs, these into tiles, and those into a kernel's blocks |
+#[cfg(target_arch = "x86_64")]
+mod amx;
+pub mod kernels;
+mod micro;
+mod pack;
+mod portable;
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+pub use kernels::Kernel;
+pub use pack::{Numbers, Source};
+pub use tiles::workspace_elements;
+
+use super::simd::{round_bf16, wide};
+use crate::device::Precision;
+
+/// Which operand is stored transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    NT,
+    NN,
+    TN,
+}
+
+/// What a product writes into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// c = a b
+    Overwrite,
+    /// c += a b
+    Add,
+}
+
+/// A matrix to be read: its elements and the distance between its rows.
+pub type Read<'a> = (&'a [f32], usize);
+/// A matrix to be written.
+pub type Write<'a> = (&'a mut [f32], usize);
+
+impl Layout {
+    /// (rows, columns) of a and of b as they are stored.
+    pub fn stored(self, [m, n, k]: [usize; 3]) -> [(usize, usize); 2] {
+        match self {
+            Layout::NT => [(m, k), (n, k)],
+            Layout::NN => [(m, k), (k, n)],
+            Layout::TN => [(k, m), (k, n)],
+        }
+    }
+}
+
+impl<'a> Source<'a> {
+    /// Of f32, as a product of this precision reads them.
+    fn of(precision: Precision, (x, stride): Read<'a>, along_k: bool) -> Source<'a> {
+        let numbers = if precision == Precision::Bf16 { Numbers::Rounding(x) } else { Numbers::F32(x) };
+        Source { numbers, stride, along_k }
+    }
+}
+
+/// c = a·b or c += a·b, on all threads at hand; inside a task, on this one.
+pub fn product(precision: Precision, layout: Layout, size: [usize; 3], into: Into, c: Write, a: Read, b: Read) {
+    finished(precision, layout, size, into, c, a, b, |_, _, _| ());
+}
+
+/// As [`product`]; when a part of a row of c is complete, `finish(row, first column, part)` may change it, while it is in
+/// cache: for what follows the product, such as a bias.
+pub fn finished(
+    precision: Precision,
+    layout: Layout,
+    size: [usize; 3],
+    into: Into,
+    c: Write,
+    a: Read,
+    b: Read,
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish);
+}
+
+/// As [`finished`], by a certain kernel.
+pub fn with(
+    kernel: &Kernel,
+    precision: Precision,
+    layout: Layout,
+    size: [usize; 3],
+    into: Into,
+    c: Write,
+    a: Read,
+    b: Read,
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    check(layout, size, &c, a, b);
+    assert!(kernel.serves(precision), "{} does not serve {precision:?} here", kernel.name);
+    let a = Source::of(precision, a, layout != Layout::TN);
+    let b = Source::of(precision, b, layout == Layout::NT);
+    tiles::multiply(kernel, size, into, c, a, b, finish);
+}
+
+/// c = a·b or c += a·b by the definition, in f64.
+pub fn reference(layout: Layout, [m, n, k]: [usize; 3], into: Into, c: &mut [f64], a: &[f64], b: &[f64]) {
+    for i in 0..m {
+        for j in 0..n {
+            let mut sum = if into == Into::Add { c[i * n + j] } else { 0.0 };
+            for l in 0..k {
+                let a = if layout == Layout::TN { a[l * m + i] } else { a[i * k + l] };
+                let b = if layout == Layout::NT { b[j * k + l] } else { b[l * n + j] };
+                sum += a * b;
+            }
+            c[i * n + j] = sum;
+        }
+    }
+}
+
+fn check(layout: Layout, size: [usize; 3], c: &Write, a: Read, b: Read) {
+    let [shape_a, shape_b] = layout.stored(size);
+    let fits = |len: usize, stride: usize, (rows, cols): (usize, usize)| {
+        rows == 0 || cols == 0 || (stride >= cols && (rows - 1) * stride + cols <= len)
+    };
+    assert!(fits(a.0.len(), a.1, shape_a), "{layout:?} {size:?}: a has {} elements, rows {} apart", a.0.len(), a.1);
+    assert!(fits(b.0.len(), b.1, shape_b), "{layout:?} {size:?}: b has {} elements, rows {} apart", b.0.len(), b.1);
+    let shape_c = (size[0], size[1]);
+    assert!(fits(c.0.len(), c.1, shape_c), "{layout:?} {size:?}: c has {} elements, rows {} apart", c.0.len(), c.1);
+}
+
+wide! {
+    /// y = x rounded to bf16, as far as y reaches.
+    pub fn round(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = round_bf16(*x);
+        }
+    }
+}

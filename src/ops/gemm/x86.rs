@@ -1,0 +1,103 @@
+//! The vector kernels of x86-64: f32 with AVX2 and AVX-512, pairs of bf16 with AVX-512 BF16.
+use super::micro::{Lanes, kernel};
+use std::arch::x86_64::*;
+
+pub struct Avx2;
+
+impl Lanes for Avx2 {
+    type V = __m256;
+    const N: usize = 8;
+    #[inline(always)]
+    unsafe fn zero() -> __m256 {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: __m256) {
+        unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn splat(p: *const f32) -> __m256 {
+        unsafe { _mm256_broadcast_ss(&*p) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m256, b: __m256, sum: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, sum) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+}
+
+pub struct Avx512;
+
+impl Lanes for Avx512 {
+    type V = __m512;
+    const N: usize = 16;
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: __m512) {
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn splat(p: *const f32) -> __m512 {
+        unsafe { _mm512_set1_ps(*p) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, sum: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, sum) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+}
+
+/// As [`Avx512`], but a unit is a pair of bf16: sum += a₀b₀ + a₁b₁.
+pub struct Avx512Bf16;
+
+impl Lanes for Avx512Bf16 {
+    type V = __m512;
+    const N: usize = 16;
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        unsafe { Avx512::zero() }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> __m512 {
+        unsafe { Avx512::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: __m512) {
+        unsafe { Avx512::store(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn splat(p: *const f32) -> __m512 {
+        unsafe { Avx512::splat(p) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: both are 512 bits without a meaning of their own.
+        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        unsafe { Avx512::add(a, b) }
+    }
+}
+
+kernel!(#[target_feature(enable = "avx2,fma")] avx2_6x16, Avx2, 2, [1 2 3 4 5 6]);
+kernel!(#[target_feature(enable = "avx512f")] avx512_12x32, Avx512, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+kernel!(#[target_feature(enable = "avx512f,avx512bf16")] avx512_bf16_12x32, Avx512Bf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
