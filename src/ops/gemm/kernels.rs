@@ -45,7 +45,7 @@ pub static PORTABLE: Kernel = Kernel {
     pair: 1,
     depth: 1,
     rows_at_once: 1,
-    stretch: 256,
+    stretch: 512,
     available: || true,
     multiply: portable::multiply_4x16,
 };

@@ -1,13 +1,13 @@
 //! Operands in the form that kernels read: units of 4 bytes (one f32, or two bf16 of neighbouring k).
 //!
 //! ```text
-//! a   rows    [row][unit]             as it may lie in memory already: then nothing is copied
-//!     across  [unit][row]             where memory holds it transposed, and the kernel can do without rows
-//! b   panels  [panel][unit][column]   column < panel width
+//! rows     [row][unit]                a as it may lie in memory already: then nothing is copied
+//! panels   [panel][unit][column]      b, column < panel width; a, where memory holds it transposed
 //! ```
 //! Numbers are rounded or widened on the way. What lies past the last row, column or k is zero.
-use crate::ops::simd::{round_bf16, wide};
+use crate::ops::simd::{Level, level, round_bf16, wide};
 use half::bf16;
+use std::ops::Range;
 
 /// A matrix of logical shape (rows, k) as memory holds it.
 #[derive(Clone, Copy)]
@@ -89,13 +89,47 @@ impl Source<'_> {
         }
     }
 
-    /// [unit][row], units `stride` apart: a panel, or a where the kernel reads it so.
-    pub fn across(&self, to: &mut [u32], stride: usize, units: usize, part: Part) {
+    /// [panel][unit][row]: all panels of the part, of which some units.
+    ///
+    /// # Safety
+    /// `to` has room for the part's panels, and nobody else touches these units meanwhile.
+    pub unsafe fn panels(&self, to: Panels, units: Range<usize>, part: Part) {
         match self.numbers {
-            Numbers::F32(x) => across_plain(to, stride, units, x, self.stride, self.along_k, part),
-            Numbers::Rounding(x) => across_rounding(to, stride, units, rounding(x), self.stride, self.along_k, part),
-            Numbers::Bf16(x) => across_bf16(to, stride, units, x, self.stride, self.along_k, part),
+            Numbers::F32(x) => panels_plain(to, units, x, self.stride, self.along_k, part),
+            Numbers::Rounding(x) => panels_rounding(to, units, rounding(x), self.stride, self.along_k, part),
+            Numbers::Bf16(x) => panels_bf16(to, units, x, self.stride, self.along_k, part),
         }
+    }
+}
+
+/// Room for panels `width` wide.
+#[derive(Clone, Copy)]
+pub struct Panels {
+    pub start: *mut u32,
+    pub width: usize,
+    /// From one panel to the next: see [`panel_stride`].
+    pub stride: usize,
+}
+
+/// Units of a panel and a little more: panels whole pages apart would share the first-level cache's few places.
+pub fn panel_stride(width: usize, units: usize) -> usize {
+    width * units + 16
+}
+// SAFETY: who writes through it promises to be alone (`Source::panels`).
+unsafe impl Send for Panels {}
+// SAFETY: as above.
+unsafe impl Sync for Panels {}
+
+impl Panels {
+    /// Without the first `panels` of them.
+    pub fn from(self, panels: usize) -> Panels {
+        Panels { start: self.start.wrapping_add(panels * self.stride), ..self }
+    }
+    /// One unit of one panel.
+    #[inline(always)]
+    fn line(&mut self, panel: usize, unit: usize) -> &mut [u32] {
+        // SAFETY: within the room that `Source::panels` was promised.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(panel * self.stride + unit * self.width), self.width) }
     }
 }
 
@@ -114,14 +148,14 @@ wide! {
     fn rows_bf16(to: &mut [u32], stride: usize, units: usize, x: &[bf16], ld: usize, along_k: bool, part: Part) {
         rows(to, stride, units, x, ld, along_k, part);
     }
-    fn across_plain(to: &mut [u32], stride: usize, units: usize, x: &[f32], ld: usize, along_k: bool, part: Part) {
-        across(to, stride, units, x, ld, along_k, part);
+    fn panels_plain(to: Panels, units: Range<usize>, x: &[f32], ld: usize, along_k: bool, part: Part) {
+        panels(to, units, x, ld, along_k, part);
     }
-    fn across_rounding(to: &mut [u32], stride: usize, units: usize, x: &[Rounding], ld: usize, along_k: bool, part: Part) {
-        across(to, stride, units, x, ld, along_k, part);
+    fn panels_rounding(to: Panels, units: Range<usize>, x: &[Rounding], ld: usize, along_k: bool, part: Part) {
+        panels(to, units, x, ld, along_k, part);
     }
-    fn across_bf16(to: &mut [u32], stride: usize, units: usize, x: &[bf16], ld: usize, along_k: bool, part: Part) {
-        across(to, stride, units, x, ld, along_k, part);
+    fn panels_bf16(to: Panels, units: Range<usize>, x: &[bf16], ld: usize, along_k: bool, part: Part) {
+        panels(to, units, x, ld, along_k, part);
     }
 }
 
@@ -142,27 +176,36 @@ fn rows<T: Number>(to: &mut [u32], stride: usize, units: usize, x: &[T], ld: usi
 }
 
 #[inline(always)]
-fn across<T: Number>(to: &mut [u32], stride: usize, units: usize, x: &[T], ld: usize, along_k: bool, p: Part) {
-    if along_k {
+fn panels<T: Number>(mut to: Panels, units: Range<usize>, x: &[T], ld: usize, along_k: bool, p: Part) {
+    let width = to.width;
+    if !along_k {
+        // memory's rows one after the other, each through all panels: long runs are what memory likes
+        for u in units {
+            let at = |k: usize| if k < p.depth { &x[(p.k + k) * ld + p.row..][..p.rows] } else { &[] };
+            let (a, b) = (at(u * p.pair), at(u * p.pair + p.pair - 1));
+            for panel in 0..p.rows.div_ceil(width) {
+                let (from, upto) = (panel * width, p.rows.min((panel + 1) * width));
+                across(to.line(panel, u), a.get(from..upto).unwrap_or(&[]), b.get(from..upto).unwrap_or(&[]), p.pair);
+            }
+        }
+        return;
+    }
+    for panel in 0..p.rows.div_ceil(width) {
+        let (first, n) = (panel * width, width.min(p.rows - panel * width));
         let read = |lines: &mut Square, r: usize, u: usize, _: usize| {
-            let (from, upto) = (u * p.pair, ((u + SIDE) * p.pair).min(p.depth));
+            let u = units.start + u;
+            let (from, upto) = ((u * p.pair).min(p.depth), ((u + SIDE) * p.pair).min(p.depth));
             for (i, to) in lines.iter_mut().enumerate() {
-                let x = if r + i < p.rows { &x[(p.row + r + i) * ld + p.k..][from.min(upto)..upto] } else { &[] };
+                let x = if r + i < n { &x[(p.row + first + r + i) * ld + p.k..][from..upto] } else { &[] };
                 line(to, x, p.pair);
             }
         };
-        turn(stride, units, read, |r, u, square| {
-            for (i, row) in square.iter().enumerate().take(units - u) {
-                let n = SIDE.min(stride - r);
-                to[(u + i) * stride + r..][..n].copy_from_slice(&row[..n]);
+        turn(width, units.len(), read, |r, u, square| {
+            for (i, row) in square.iter().enumerate().take(units.len() - u) {
+                let n = SIDE.min(width - r);
+                to.line(panel, units.start + u + i)[r..][..n].copy_from_slice(&row[..n]);
             }
         });
-    } else {
-        for (u, to) in to.chunks_mut(stride).take(units).enumerate() {
-            let n = p.rows.min(to.len());
-            across_line(&mut to[..n], x, ld, p, u);
-            to[n..].fill(0);
-        }
     }
 }
 
@@ -182,23 +225,24 @@ fn line<T: Number>(to: &mut [u32], x: &[T], pair: usize) {
     to[x.len().div_ceil(pair)..].fill(0);
 }
 
-/// Unit `u` of neighbouring rows: one or two of memory's rows.
+/// A unit of neighbouring rows, from one or two of memory's rows; what is missing is zero.
 #[inline(always)]
-fn across_line<T: Number>(to: &mut [u32], x: &[T], ld: usize, p: Part, u: usize) {
-    let at = |k: usize| (k < p.depth).then(|| &x[(p.k + k) * ld + p.row..][..to.len()]);
-    match (at(u * p.pair), at(u * p.pair + p.pair - 1)) {
-        (None, _) => to.fill(0),
-        (Some(a), _) if p.pair == 1 => to.iter_mut().zip(a).for_each(|(to, a)| *to = a.whole()),
-        (Some(a), None) => to.iter_mut().zip(a).for_each(|(to, a)| *to = u32::from(a.half())),
-        (Some(a), Some(b)) => {
-            to.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (a, b))| *to = u32::from(a.half()) | u32::from(b.half()) << 16);
-        }
+fn across<T: Number>(to: &mut [u32], a: &[T], b: &[T], pair: usize) {
+    let n = a.len();
+    let (to, rest) = to.split_at_mut(n);
+    rest.fill(0);
+    if pair == 1 {
+        to.iter_mut().zip(a).for_each(|(to, a)| *to = a.whole());
+    } else if b.len() == n {
+        to.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (a, b))| *to = u32::from(a.half()) | u32::from(b.half()) << 16);
+    } else {
+        to.iter_mut().zip(a).for_each(|(to, a)| *to = u32::from(a.half()));
     }
 }
 
 /// Structural: a side of the squares that are transposed: one vector of AVX-512.
 const SIDE: usize = 16;
-type Square = [[u32; SIDE]; SIDE];
+pub(super) type Square = [[u32; SIDE]; SIDE];
 
 /// Transposes square by square: `read(lines, line, place, how many)` gives lines from some place on, `write(line, place,
 /// turned)` gets what stands at each of these places.
@@ -225,7 +269,8 @@ fn strip<T: Number>(lines: &mut Square, x: &[T], ld: usize, p: Part, u: usize, r
     let width = SIDE.min(p.rows - r);
     for (i, to) in lines.iter_mut().enumerate() {
         if i < n {
-            across_line(&mut to[..width], x, ld, Part { row: p.row + r, ..p }, u + i);
+            let at = |k: usize| if k < p.depth { &x[(p.k + k) * ld + p.row + r..][..width] } else { &[] };
+            across(to, at((u + i) * p.pair), at((u + i) * p.pair + p.pair - 1), p.pair);
         } else {
             *to = [0; SIDE];
         }
@@ -234,6 +279,11 @@ fn strip<T: Number>(lines: &mut Square, x: &[T], ld: usize, p: Part, u: usize, r
 
 #[inline(always)]
 fn transpose(to: &mut Square, from: &Square) {
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx2 {
+        // SAFETY: the processor has AVX2: `level` asked it.
+        return unsafe { super::x86::transpose(to, from) };
+    }
     for i in 0..SIDE {
         for j in 0..SIDE {
             to[i][j] = from[j][i];

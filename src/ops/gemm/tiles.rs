@@ -8,7 +8,7 @@
 //! Tiles lie along a curve that halves the longer side again and again, and a thread takes a stretch of it: neighbours in
 //! time are neighbours in place, and threads meet only at the borders of their regions.
 use super::micro::Block;
-use super::pack::{Numbers, Part, Source};
+use super::pack::{Numbers, Panels, Part, Source, panel_stride};
 use super::{Into, Kernel, Write};
 use crate::device::{Precision, threads};
 use crate::ops::rows::Shared;
@@ -21,8 +21,16 @@ const SLAB: usize = 1 << 20;
 const DEPTH: usize = 4096;
 /// Measured (Zen 3): rows and columns of a tile.
 const TILE: [usize; 2] = [96, 256];
-/// Rows, or panels' units, that a task packs.
-const PACKED_AT_ONCE: usize = 32;
+/// Measured: rows, or units, that a task packs.
+const ROWS_AT_ONCE: usize = 32;
+const UNITS_AT_ONCE: usize = 64;
+
+/// Measured: numbers packed, or sixteen times as many multiplied, below which waking other threads costs more than it
+/// brings.
+const WORTH: usize = 1 << 15;
+
+/// Measured: an operand a of so few numbers stays in cache however it is read.
+const SMALL: usize = 1 << 13;
 
 /// Structural: vectors are loaded from its start.
 #[derive(Clone, Copy)]
@@ -38,8 +46,8 @@ thread_local! {
 /// begins products, and those of attention's small ones.
 pub fn workspace_elements(_: Precision, threads: usize) -> usize {
     /// Both operands of products of 64 × 64 × 128.
-    const SMALL: usize = 2 * 64 * 128;
-    2 * SLAB + threads * SMALL
+    const EACH: usize = 2 * 64 * 128;
+    2 * SLAB + threads * EACH
 }
 
 /// c = a·b or c += a·b. `finish(row, first column, part of a row)` sees each part of c once it is complete.
@@ -58,10 +66,11 @@ pub fn multiply(
     let units = kernel.units(deep.min(k));
     let wide = evenly(n, (SLAB / units).max(kernel.cols), kernel.cols);
     let direct = lies_ready(kernel, &a, m, k);
-    let high = if direct { m } else { evenly(m, (SLAB / units).max(kernel.rows), kernel.rows_at_once.max(16)) };
+    let high = if direct { m } else { evenly(m, (SLAB / units).max(TILE[0]), 16 * kernel.rows) };
     ROOM.with_borrow_mut(|room| {
-        let of_b = units * wide.next_multiple_of(kernel.cols);
-        let of_a = if direct { 0 } else { units * high.next_multiple_of(16) + 16 * high };
+        let of_b = wide.next_multiple_of(kernel.cols) / kernel.panel * panel_stride(kernel.panel, units);
+        // packed by blocks, or with a little between the rows
+        let of_a = if direct { 0 } else { (units + 16) * (high + kernel.rows) };
         let lines = (of_a + of_b).div_ceil(16);
         if room.len() < lines {
             room.resize(lines, Line([0; 16]));
@@ -109,6 +118,8 @@ struct Left {
     at: *const f32,
     row: usize,
     unit: usize,
+    /// From one block's rows to the next.
+    block: usize,
     /// The first row that `at` means.
     from: usize,
 }
@@ -116,7 +127,7 @@ struct Left {
 /// Whether the kernel can read a where it lies.
 fn lies_ready(kernel: &Kernel, a: &Source, m: usize, k: usize) -> bool {
     match a.numbers {
-        Numbers::F32(_) => kernel.pair == 1,
+        Numbers::F32(_) => kernel.pair == 1 && (a.along_k || m * k <= SMALL),
         Numbers::Bf16(_) => {
             let whole = k.is_multiple_of(2 * kernel.depth) && m.is_multiple_of(kernel.rows_at_once);
             kernel.pair == 2 && a.along_k && a.stride.is_multiple_of(2) && whole
@@ -126,14 +137,13 @@ fn lies_ready(kernel: &Kernel, a: &Source, m: usize, k: usize) -> bool {
 }
 
 fn in_place(kernel: &Kernel, a: &Source, k: usize) -> Left {
-    let at = if a.along_k { k } else { k * a.stride };
     let at = match a.numbers {
-        Numbers::F32(x) | Numbers::Rounding(x) => x[at..].as_ptr(),
-        Numbers::Bf16(x) => x[at..].as_ptr().cast(),
+        Numbers::F32(x) | Numbers::Rounding(x) => x[if a.along_k { k } else { k * a.stride }..].as_ptr(),
+        Numbers::Bf16(x) => x[k..].as_ptr().cast(),
     };
     let stride = a.stride / kernel.pair;
     let [row, unit] = if a.along_k { [stride, 1] } else { [1, stride] };
-    Left { at, row, unit, from: 0 }
+    Left { at, row, unit, block: kernel.rows * row, from: 0 }
 }
 
 fn pack_left(kernel: &Kernel, room: &mut [u32], a: &Source, rows: Range<usize>, depth: Range<usize>) -> Left {
@@ -144,40 +154,60 @@ fn pack_left(kernel: &Kernel, room: &mut [u32], a: &Source, rows: Range<usize>, 
         // rows a whole number of pages apart would share the first-level cache's few places
         let stride = if units.is_multiple_of(256) { units + 16 } else { units };
         let height = rows.len().next_multiple_of(kernel.rows_at_once);
-        pieces(&mut room[..height * stride], PACKED_AT_ONCE * stride, |i, to| {
-            let first = i * PACKED_AT_ONCE;
-            let n = PACKED_AT_ONCE.min(rows.len().saturating_sub(first));
+        pieces(&mut room[..height * stride], ROWS_AT_ONCE * stride, |i, to| {
+            let first = i * ROWS_AT_ONCE;
+            let n = ROWS_AT_ONCE.min(rows.len().saturating_sub(first));
             a.rows(to, stride, units, Part { row: part.row + first, rows: n, ..part });
             to[n * stride..].fill(0);
         });
-        Left { at, row: stride, unit: 1, from: rows.start }
+        Left { at, row: stride, unit: 1, block: kernel.rows * stride, from: rows.start }
     } else {
-        let stride = rows.len().next_multiple_of(16);
-        pieces(&mut room[..units * stride], PACKED_AT_ONCE * stride, |i, to| {
-            let k = (i * PACKED_AT_ONCE * pair).min(part.depth);
-            let n = to.len() / stride;
-            a.across(to, stride, n, Part { k: part.k + k, depth: (n * pair).min(part.depth - k), ..part });
-        });
-        Left { at, row: 1, unit: stride, from: rows.start }
+        let width = kernel.rows;
+        panels(room, a, width, units, part);
+        Left { at, row: 1, unit: width, block: panel_stride(width, units), from: rows.start }
     }
 }
 
 fn pack_panels(kernel: &Kernel, room: &mut [u32], b: &Source, cols: Range<usize>, depth: Range<usize>) -> *const f32 {
     let units = kernel.units(depth.len());
-    let width = cols.len().next_multiple_of(kernel.cols);
-    pieces(&mut room[..width * units], kernel.panel * units, |i, to| {
-        let first = (i * kernel.panel).min(cols.len());
-        let rows = kernel.panel.min(cols.len() - first);
-        let part = Part { row: cols.start + first, rows, k: depth.start, depth: depth.len(), pair: kernel.pair };
-        b.across(to, kernel.panel, units, part);
-    });
+    // a block may be two panels wide: the last one's second is zero then
+    let (first, end) = (cols.len().div_ceil(kernel.panel), cols.len().next_multiple_of(kernel.cols) / kernel.panel);
+    let stride = panel_stride(kernel.panel, units);
+    room[first * stride..end * stride].fill(0);
+    let part = Part { row: cols.start, rows: cols.len(), k: depth.start, depth: depth.len(), pair: kernel.pair };
+    panels(room, b, kernel.panel, units, part);
     room.as_ptr().cast()
+}
+
+/// Packs the part into panels, on all threads: along k each a panel of its own, else each some units of all.
+fn panels(room: &mut [u32], x: &Source, width: usize, units: usize, part: Part) {
+    let count = part.rows.div_ceil(width);
+    let stride = panel_stride(width, units);
+    let to = Panels { start: room[..count * stride].as_mut_ptr(), width, stride };
+    if x.along_k {
+        each(part.rows * part.depth, count, |i| {
+            let part = Part { row: part.row + i * width, rows: width.min(part.rows - i * width), ..part };
+            // SAFETY: in the room (above), a panel for each task.
+            unsafe { x.panels(to.from(i), 0..units, part) };
+        });
+    } else {
+        each(part.rows * part.depth, units.div_ceil(UNITS_AT_ONCE), |i| {
+            let some = i * UNITS_AT_ONCE..units.min((i + 1) * UNITS_AT_ONCE);
+            // SAFETY: in the room (above), its own units for each task.
+            unsafe { x.panels(to, some, part) };
+        });
+    }
+}
+
+/// On all threads, where there is work for more than one.
+fn each(work: usize, tasks: usize, f: impl Fn(usize) + Sync) {
+    if work < WORTH { (0..tasks).for_each(f) } else { threads::each(tasks, f) }
 }
 
 /// f(i, the i-th piece), on all threads.
 fn pieces(x: &mut [u32], len: usize, f: impl Fn(usize, &mut [u32]) + Sync) {
     let (end, start) = (x.len(), x.as_mut_ptr() as usize);
-    threads::each(end.div_ceil(len), |i| {
+    each(end, end.div_ceil(len), |i| {
         let n = len.min(end - i * len);
         // SAFETY: pieces do not overlap and lie in x, which is borrowed meanwhile.
         f(i, unsafe { std::slice::from_raw_parts_mut((start as *mut u32).add(i * len), n) });
@@ -217,6 +247,10 @@ impl Tile<'_> {
 }
 
 impl Slab<'_> {
+    fn panel_stride(&self) -> usize {
+        panel_stride(self.kernel.panel, self.units)
+    }
+
     fn tiles(&self, done: impl Fn(Tile) + Sync) {
         let (m, n) = (self.rows.len(), self.cols.len());
         let high = evenly(m, TILE[0], self.kernel.rows);
@@ -224,7 +258,7 @@ impl Slab<'_> {
         let enough = |wide: &usize| m.div_ceil(high) * n.div_ceil(*wide) >= 6 * threads::count();
         let wide = [TILE[1], TILE[1] / 2, TILE[1] / 4].into_iter().find(enough).unwrap_or(TILE[1] / 4);
         let (down, across) = (m.div_ceil(high), n.div_ceil(wide));
-        threads::each(down * across, |i| {
+        let one = |i| {
             let [i, j] = place(i, down, across);
             let tile = Tile {
                 c: self.c,
@@ -234,7 +268,8 @@ impl Slab<'_> {
             };
             self.blocks(&tile);
             done(tile);
-        });
+        };
+        each(m * n * self.units / 16, down * across, one);
     }
 
     fn blocks(&self, tile: &Tile) {
@@ -244,16 +279,18 @@ impl Slab<'_> {
             let units = stretch.min(self.units - unit);
             for col in tile.cols.clone().step_by(k.cols) {
                 let panel = (col - self.cols.start) / k.panel;
-                let b = self.panels.wrapping_add((panel * self.units + unit) * k.panel);
+                let b = self.panels.wrapping_add(panel * self.panel_stride() + unit * k.panel);
                 for row in tile.rows.clone().step_by(k.rows) {
-                    let a = self.left.at.wrapping_add((row - self.left.from) * self.left.row + unit * self.left.unit);
+                    // tiles begin with whole blocks
+                    let above = (row - self.left.from) / k.rows;
+                    let a = self.left.at.wrapping_add(above * self.left.block + unit * self.left.unit);
                     let block = Block {
                         units,
                         a,
                         a_row: self.left.row,
                         a_unit: self.left.unit,
                         b,
-                        b_panel: self.units * k.panel,
+                        b_panel: self.panel_stride(),
                         c: std::ptr::null_mut(),
                         c_row: self.c_row,
                         add: self.add || unit > 0,

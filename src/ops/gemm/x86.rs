@@ -1,5 +1,6 @@
-//! The vector kernels of x86-64: f32 with AVX2 and AVX-512, pairs of bf16 with AVX-512 BF16.
+//! The vector kernels of x86-64: f32 with AVX2 and AVX-512, pairs of bf16 with AVX-512 BF16; and a transposition.
 use super::micro::{Lanes, kernel};
+use super::pack::Square;
 use std::arch::x86_64::*;
 
 pub struct Avx2;
@@ -101,3 +102,27 @@ impl Lanes for Avx512Bf16 {
 kernel!(#[target_feature(enable = "avx2,fma")] avx2_6x16, Avx2, 2, [1 2 3 4 5 6]);
 kernel!(#[target_feature(enable = "avx512f")] avx512_12x32, Avx512, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
 kernel!(#[target_feature(enable = "avx512f,avx512bf16")] avx512_bf16_12x32, Avx512Bf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+
+/// to = fromᵀ, in four quarters of 8 × 8: pairs of rows, pairs of pairs, then the halves of the vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn transpose(to: &mut Square, from: &Square) {
+    for (i, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+        // SAFETY: eight numbers from the j-th on, of sixteen.
+        let r: [__m256; 8] = std::array::from_fn(|k| unsafe { _mm256_loadu_ps(from[i + k][j..].as_ptr().cast()) });
+        let pairs: [__m256; 8] = std::array::from_fn(|k| {
+            let (a, b) = (r[k / 2 * 2], r[k / 2 * 2 + 1]);
+            if k % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) }
+        });
+        let fours: [__m256; 8] = std::array::from_fn(|k| {
+            let (a, b) = (pairs[k / 4 * 4 + k % 4 / 2], pairs[k / 4 * 4 + k % 4 / 2 + 2]);
+            if k % 2 == 0 { _mm256_shuffle_ps::<0x44>(a, b) } else { _mm256_shuffle_ps::<0xee>(a, b) }
+        });
+        for k in 0..8 {
+            let (a, b) = (fours[k % 4], fours[k % 4 + 4]);
+            let row = if k < 4 { _mm256_permute2f128_ps::<0x20>(a, b) } else { _mm256_permute2f128_ps::<0x31>(a, b) };
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(to[j + k][i..].as_mut_ptr().cast(), row) };
+        }
+    }
+}
