@@ -9,7 +9,9 @@
 //! The gate [`Arena::op`] checks bounds, that no output overlaps another operand, and that nothing lent to a message or
 //! a file ([`Arena::lend`]) is touched meanwhile. `unsafe` lives behind it.
 mod arena;
+mod tally;
 pub use arena::{Access, Arena, Loan};
+pub use tally::{Note, Part, Row, Tally};
 
 use crate::error::Result;
 use crate::tensor::{Plan, Tensor};
@@ -30,6 +32,7 @@ pub enum Device {
 pub struct Cpu {
     pub arena: Arena<f32>,
     pub precision: Precision,
+    pub tally: Tally,
     pool: rayon::ThreadPool,
 }
 
@@ -45,7 +48,7 @@ impl Device {
     pub fn cpu(plan: &Plan, threads: usize, precision: Precision) -> Result<Device> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("worker-{i}")).build();
         let pool = pool.map_err(|e| crate::error::Error::Failed(format!("cannot start {threads} threads: {e}")))?;
-        Ok(Device::Cpu(Cpu { arena: Arena::new(plan.len())?, precision, pool }))
+        Ok(Device::Cpu(Cpu { arena: Arena::new(plan.len())?, precision, tally: Tally::default(), pool }))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {
         Ok(Device::Reference(Reference { arena: Arena::new(plan.len())? }))
@@ -55,6 +58,20 @@ impl Device {
         match self {
             Device::Cpu(cpu) => cpu.pool.install(f),
             Device::Reference(_) => f(),
+        }
+    }
+    /// Notes an op in the device's [`Tally`]; its time ends where the note is dropped.
+    pub fn tally(&self, name: &'static str, flops: usize, moved: &[Tensor]) -> Option<Note<'_>> {
+        match self {
+            Device::Cpu(d) => d.tally.note(name, flops, moved),
+            Device::Reference(_) => None,
+        }
+    }
+    /// Ops are noted as those of this part of the model until the guard is dropped.
+    pub fn part(&self, name: &'static str) -> Option<Part<'_>> {
+        match self {
+            Device::Cpu(d) => d.tally.part(name),
+            Device::Reference(_) => None,
         }
     }
     /// A copy of `t`, as f32.

@@ -32,6 +32,7 @@ impl Activation {
 pub fn forward(dev: &Device, kind: Activation, y: Tensor, x: Tensor) {
     assert_eq!((x.rows, x.cols), (y.rows, kind.inputs() * y.cols), "{kind:?}: x {x:?} for y {y:?}");
     let f = y.cols;
+    let _at = dev.tally("activation forward", 0, &[y, x]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| match kind {
             Activation::Gelu => y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| gelu(y, x)),
@@ -52,6 +53,7 @@ pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Tensor, x: Tenso
     assert_eq!((x.rows, x.cols), (dy.rows, kind.inputs() * dy.cols), "{kind:?}: x {x:?} for dy {dy:?}");
     assert_eq!((dx.rows, dx.cols), (x.rows, x.cols), "{kind:?}: dx {dx:?} for x {x:?}");
     let f = dy.cols;
+    let _at = dev.tally("activation backward", 0, &[dx, dy, x]);
     match dev {
         Device::Cpu(d) => d.arena.op([dx], [dy, x], |[dx], [dy, x]| {
             let step = if kind == Activation::SwiGlu { per_task(f) * f } else { PIECE };

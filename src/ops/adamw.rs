@@ -30,6 +30,7 @@ pub struct Step {
 pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f32, step: &Step) {
     assert!([m, v, g].iter().all(|t| t.len() == w.len()), "adamw: w {w:?}, m {m:?}, v {v:?}, g {g:?}");
     assert!(step.t > 0, "adamw: steps count from 1");
+    let _at = dev.tally("adamw", 0, &[w, w, m, m, v, v, g]);
     match dev {
         Device::Cpu(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| {
             let factors = Factors::new(step, decay);

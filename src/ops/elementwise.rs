@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 /// x = 0.
 pub fn zero(dev: &Device, x: Tensor) {
+    let _at = dev.tally("zero", 0, &[x]);
     match dev {
         Device::Cpu(d) => d.arena.op([x], [], |[x], []| x.par_chunks_mut(PIECE).for_each(|x| x.fill(0.0))),
         Device::Reference(d) => d.arena.op([x], [], |[x], []| x.fill(0.0)),
@@ -20,6 +21,7 @@ pub fn zero(dev: &Device, x: Tensor) {
 /// y = x, of equal lengths.
 pub fn copy(dev: &Device, y: Tensor, x: Tensor) {
     assert_eq!(y.len(), x.len(), "copy: {y:?} from {x:?}");
+    let _at = dev.tally("copy", 0, &[y, x]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| {
             y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| y.copy_from_slice(x));
@@ -31,6 +33,7 @@ pub fn copy(dev: &Device, y: Tensor, x: Tensor) {
 /// y = a + b, of equal shapes.
 pub fn add(dev: &Device, y: Tensor, a: Tensor, b: Tensor) {
     assert!(y.len() == a.len() && y.len() == b.len(), "add: {y:?} = {a:?} + {b:?}");
+    let _at = dev.tally("add", 0, &[y, a, b]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], [a, b], |[y], [a, b]| {
             let pieces = y.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE));
@@ -43,6 +46,7 @@ pub fn add(dev: &Device, y: Tensor, a: Tensor, b: Tensor) {
 /// Σ x², in f64: each piece of [`PIECE`] elements by itself, then the pieces in order, so that the number of threads
 /// does not show in the result.
 pub fn square_sum(dev: &Device, x: Tensor) -> f64 {
+    let _at = dev.tally("square sum", 0, &[x]);
     match dev {
         Device::Cpu(d) => d.arena.op([], [x], |[], [x]| {
             let pieces: Vec<f64> = x.par_chunks(PIECE).map(squares).collect();

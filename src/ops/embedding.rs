@@ -27,6 +27,8 @@ pub fn forward(
     let places = Places { tokens, seq, offset, positions };
     places.check(x, wte, wpe);
     let c = x.cols;
+    let tables = 1 + usize::from(wpe.is_some()); // as many bytes of each as x has
+    let _at = dev.tally("embedding forward", 0, &[x; 3][..1 + tables]);
     match dev {
         Device::Cpu(d) => d.arena.op([x], [wte, or_empty(wpe)], |[x], [wte, wpe]| {
             let step = per_task(c);
@@ -65,6 +67,8 @@ pub fn backward(
     let places = Places { tokens, seq, offset, positions };
     places.check(dx, dwte, dwpe);
     let c = dx.cols;
+    let tables = 1 + usize::from(dwpe.is_some()); // as many bytes of each as dx has, read and written
+    let _at = dev.tally("embedding backward", 0, &[dx; 5][..1 + 2 * tables]);
     match dev {
         Device::Cpu(d) => d.arena.op([dwte, or_empty(dwpe)], [dx], |[dwte, dwpe], [dx]| {
             scatter(dwte, dx, c, tokens.len(), |n| tokens[n] as usize);

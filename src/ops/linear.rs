@@ -19,6 +19,7 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
     assert!(b.is_none_or(|b| b.len() == o), "linear: bias {b:?} of {o} outputs");
     assert!(residual.is_none_or(|r| (r.rows, r.cols) == (n, o)), "linear: residual {residual:?} beside {y:?}");
     let operands = [x, w, or_empty(b), or_empty(residual)];
+    let _at = dev.tally("linear forward", 2 * n * c * o, &[y, x, w, operands[2], operands[3]]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
             let into = if b.is_empty() && residual.is_empty() { Into::Overwrite } else { Into::Add };
@@ -43,12 +44,21 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
     assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
     let outs = [dx, dw, or_empty(db)];
+    // what each of the three passes reads and writes
+    let (for_db, for_dx, for_dw) = ([outs[2], outs[2], dy], [dx, dy, w], [dw, dw, dy, x]);
     match dev {
         Device::Cpu(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
-            column_sums(db, n, |rows, columns, sums| {
-                rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
-            });
-            gemm::parallel(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+            if !db.is_empty() {
+                let _at = dev.tally("linear db", 0, &for_db);
+                column_sums(db, n, |rows, columns, sums| {
+                    rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
+                });
+            }
+            {
+                let _at = dev.tally("linear dx", 2 * n * c * o, &for_dx);
+                gemm::parallel(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+            }
+            let _at = dev.tally("linear dW", 2 * n * c * o, &for_dw);
             gemm::parallel(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
         }),
         Device::Reference(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {

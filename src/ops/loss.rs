@@ -14,6 +14,7 @@ use rayon::prelude::*;
 /// Σ loss over the rows; z becomes scale · ∂loss/∂z.
 pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize, scale: f32) -> f64 {
     check(logits, targets, vocab);
+    let _at = dev.tally("cross-entropy", 0, &[logits, logits]);
     let cols = logits.cols;
     match dev {
         Device::Cpu(d) => d.arena.op([logits], [], |[z], []| {
@@ -30,6 +31,7 @@ pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize
 /// Σ loss over the rows; z stays as it is.
 pub fn cross_entropy_only(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize) -> f64 {
     check(logits, targets, vocab);
+    let _at = dev.tally("cross-entropy only", 0, &[logits]);
     let cols = logits.cols;
     match dev {
         Device::Cpu(d) => d.arena.op([], [logits], |[], [z]| {

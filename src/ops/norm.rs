@@ -28,6 +28,7 @@ pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: 
     assert_eq!((y.rows, y.cols), (x.rows, c), "norm: y {y:?} of x {x:?}");
     check(kind, stats, x, gamma, beta);
     let ins = [x, gamma, or_empty(beta)];
+    let _at = dev.tally("norm forward", 0, &[y, stats, x, gamma, or_empty(beta)]);
     match dev {
         Device::Cpu(d) => d.arena.op([y, stats], ins, |[y, stats], [x, gamma, beta]| {
             let step = per_task(c);
@@ -60,6 +61,7 @@ pub fn backward(
     assert_eq!(dgamma.len(), c, "norm: dgamma {dgamma:?} of {c} columns");
     check(kind, stats, x, gamma, dbeta);
     let outs = [dx, dgamma, or_empty(dbeta)];
+    let _at = dev.tally("norm backward", 0, &[dx, dx, dgamma, dgamma, outs[2], outs[2], dy, x, stats, gamma]);
     match dev {
         Device::Cpu(d) => d.arena.op(outs, [dy, x, stats, gamma], |[dx, dgamma, dbeta], [dy, x, stats, gamma]| {
             let step = per_task(c);

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 /// y = qkv with its q and k heads normalised.
 pub fn forward(dev: &Device, y: Tensor, stats: Tensor, qkv: Tensor, gamma_q: Tensor, gamma_k: Tensor, eps: f32, h: Heads) {
     check([y, qkv, qkv], stats, gamma_q, gamma_k, h);
+    let _at = dev.tally("qk_norm forward", 0, &[y, stats, qkv, gamma_q, gamma_k]);
     let (width, heads) = (h.width(), h.q + h.kv);
     match dev {
         Device::Cpu(d) => d.arena.op([y, stats], [qkv, gamma_q, gamma_k], |[y, stats], [x, gamma_q, gamma_k]| {
@@ -55,6 +56,7 @@ pub fn backward(
     let (width, heads) = (h.width(), h.q + h.kv);
     let outs = [dqkv, dgamma_q, dgamma_k];
     let ins = [dy, qkv, stats, gamma_q, gamma_k];
+    let _at = dev.tally("qk_norm backward", 0, &[dqkv, dgamma_q, dgamma_q, dgamma_k, dgamma_k, dy, qkv, stats, gamma_q, gamma_k]);
     match dev {
         Device::Cpu(d) => d.arena.op(outs, ins, |[dx, dgamma_q, dgamma_k], [dy, x, stats, gamma_q, gamma_k]| {
             let step = per_task(width);

@@ -45,6 +45,7 @@ impl Scaling {
 pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
     let d = table.cols;
     assert!(d.is_multiple_of(2), "rope: table {table:?} has an odd number of columns");
+    let _at = dev.tally("rope table", 0, &[table]);
     let value = |at: usize| {
         let (position, i) = (at / d, at % d);
         let pair = i % (d / 2);
@@ -61,12 +62,19 @@ pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
 
 /// Turns q and k heads in place. The position of row n is `positions[n]`, or n mod T.
 pub fn forward(dev: &Device, qkv: Tensor, table: Tensor, h: Heads, positions: Option<&[u32]>) {
+    let _at = dev.tally("rope forward", 0, &[turned(qkv, h); 2]);
     turn(dev, qkv, table, h, positions, Way::Forward);
 }
 
 /// Turns the gradients of the q and k heads back, in place.
 pub fn backward(dev: &Device, dqkv: Tensor, table: Tensor, h: Heads, positions: Option<&[u32]>) {
+    let _at = dev.tally("rope backward", 0, &[turned(dqkv, h); 2]);
     turn(dev, dqkv, table, h, positions, Way::Back);
+}
+
+/// As large as the q and k heads of qkv.
+fn turned(qkv: Tensor, h: Heads) -> Tensor {
+    Tensor { cols: (h.q + h.kv) * h.size, ..qkv }
 }
 
 #[derive(Clone, Copy, PartialEq)]
