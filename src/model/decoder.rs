@@ -140,6 +140,10 @@ impl Decoder {
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
+    /// Rows whose logits exist at once.
+    pub fn logit_rows(&self) -> usize {
+        self.logits.rows
+    }
     /// In the order of the files.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
