@@ -34,6 +34,15 @@ fn main() {
                 Err(e) => refuse(&e, launch),
             }
         }
+        Ok(Asked::BenchStep(mut run, args)) => {
+            launch::patience(run.system.patience);
+            let launch = Launch::start(run.system.threads, began);
+            match commands::bench::step::run(&mut run, &args, &launch) {
+                Ok(()) => launch.leave(0),
+                Err(e) => refuse(&e, launch),
+            }
+        }
+        Ok(Asked::BenchGemm(run)) => end_alone(commands::bench::gemm::run(&run)),
         Ok(Asked::Plan(run, args)) => end_alone(commands::plan::run(&run, &args)),
         Ok(Asked::Generate(args)) => end_alone(commands::generate::run(&args)),
         Ok(Asked::Eval(args)) => end_alone(commands::eval::run(&args)),

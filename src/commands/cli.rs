@@ -3,7 +3,7 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
-use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs};
+use crate::commands::{bench::step::StepArgs, report::ReportArgs, tokenize::TokenizeArgs};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -20,6 +20,8 @@ pub enum Asked {
     Generate(GenerateArgs),
     Eval(EvalArgs),
     Report(ReportArgs),
+    BenchStep(Box<Run>, StepArgs),
+    BenchGemm(Box<Run>),
     /// The help or the version: to be printed, and that is all.
     Text(String),
 }
@@ -137,6 +139,13 @@ pub fn command() -> Command {
         GenerateArgs::augment_args(Command::new("generate")),
         EvalArgs::augment_args(Command::new("eval")),
         ReportArgs::augment_args(Command::new("report")),
+        Command::new("bench")
+            .about("Measure how fast this machine trains, and what stands in the way")
+            .subcommand_required(true)
+            .subcommands([
+                options(StepArgs::augment_args(Command::new("step"))),
+                options(Command::new("gemm").about("Time the matrix products of a model's layers")),
+            ]),
     ];
     let whole =
         Command::new("llm-train").version(VERSION).about(about).before_help(EXAMPLES).help_template(ORDER).subcommands(commands);
@@ -168,6 +177,14 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
         Some(("generate", m)) => Asked::Generate(GenerateArgs::from_arg_matches(m).map_err(typed)?),
         Some(("eval", m)) => Asked::Eval(EvalArgs::from_arg_matches(m).map_err(typed)?),
         Some(("report", m)) => Asked::Report(ReportArgs::from_arg_matches(m).map_err(typed)?),
+        Some(("bench", m)) => {
+            let (benchmark, m) = m.subcommand().expect("clap wants one");
+            let run = Box::new(config::resolve(config::read(m)?, Purpose::Bench)?);
+            match benchmark {
+                "step" => Asked::BenchStep(run, StepArgs::from_arg_matches(m).map_err(typed)?),
+                _ => Asked::BenchGemm(run),
+            }
+        }
         Some((other, _)) => panic!("no arm for the command {other}"),
     })
 }

@@ -115,6 +115,12 @@ impl Session {
         Loader::start(self.data.clone(), self.share, self.samples)
     }
 
+    /// So many steps more, from where the last ones ended.
+    pub fn go_on(&mut self, steps: u64) {
+        self.samples = self.consumed(self.steps);
+        (self.from, self.steps) = (self.steps, self.steps + steps);
+    }
+
     /// Samples consumed when `step` steps are done.
     pub fn consumed(&self, step: u64) -> u64 {
         self.samples + (step - self.from) * self.share.global_batch as u64

@@ -32,7 +32,8 @@ pub fn run(run: &mut Run, launch: &Launch) -> Result<End> {
     Ok(end)
 }
 
-fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result<(End, Option<PathBuf>)> {
+/// Steps `s.from` to `s.steps` of a run; a benchmark calls it too.
+pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result<(End, Option<PathBuf>)> {
     let mut loader = launch.agree(s.loader())?;
     let mut parallel = Parallel::new(&s.dev, launch.comm(), s.model.groups(), s.stage);
     let micro_steps = s.share.micro_steps();

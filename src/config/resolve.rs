@@ -17,10 +17,13 @@ pub enum Purpose {
     Train,
     /// Memory and arithmetic only: no data needed.
     Plan,
+    /// Some steps, on made-up tokens unless told otherwise.
+    Bench,
 }
 
-/// The length of a run on made-up tokens, which has no epochs.
+/// The length of a run on made-up tokens, which has no epochs, and of a benchmark.
 const SYNTHETIC_STEPS: u64 = 100;
+const BENCH_STEPS: u64 = 20;
 
 /// Makes a run of settings. Errors are [`crate::error::Error::Input`], one sentence each.
 pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
@@ -31,7 +34,7 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
     let model = architecture::model(s)?;
     let source = source(s, purpose)?;
     let batch = batch(s, &model)?;
-    let length = length(s, &source)?;
+    let length = length(s, &source, purpose)?;
     let optim = optim(s)?;
     let run = Run {
         data: Data {
@@ -102,7 +105,7 @@ fn source(s: &mut Settings, purpose: Purpose) -> Result<Source> {
         }
         ["data.train"] if both => s.derive("data.synthetic", Value::Switch(false)),
         ["data.synthetic"] if both => s.clear("data.train"),
-        _ if synthetic || s.has("data.train") || purpose == Purpose::Plan => (),
+        _ if synthetic || s.has("data.train") || purpose != Purpose::Train => (),
         _ => bad_input!("--data (data.train): expected a corpus, or --synthetic-data for made-up tokens, found neither"),
     }
     if !s.has("data.train") {
@@ -165,12 +168,13 @@ fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {
 }
 
 /// Steps, tokens or epochs, whichever was said most strongly.
-fn length(s: &mut Settings, source: &Source) -> Result<Length> {
+fn length(s: &mut Settings, source: &Source, purpose: Purpose) -> Result<Length> {
     const KEYS: [&str; 3] = ["train.steps", "train.tokens", "train.epochs"];
     let chosen = match s.strongest(&KEYS)[..] {
         [one] => one,
-        [] if *source == Source::Synthetic => {
-            s.derive("train.steps", Value::Count(SYNTHETIC_STEPS));
+        [] if *source == Source::Synthetic || purpose == Purpose::Bench => {
+            let steps = if purpose == Purpose::Bench { BENCH_STEPS } else { SYNTHETIC_STEPS };
+            s.derive("train.steps", Value::Count(steps));
             "train.steps"
         }
         [] => {

@@ -9,8 +9,10 @@
 //! The gate [`Arena::op`] checks bounds, that no output overlaps another operand, and that nothing lent to a message or
 //! a file ([`Arena::lend`]) is touched meanwhile. `unsafe` lives behind it.
 mod arena;
+mod tally;
 pub mod threads;
 pub use arena::{Access, Arena, Loan};
+pub use tally::{Note, Part, Row, Tally};
 use threads::Threads;
 
 use crate::error::Result;
@@ -32,6 +34,7 @@ pub enum Device {
 pub struct Cpu {
     pub arena: Arena<f32>,
     pub precision: Precision,
+    pub tally: Tally,
     threads: Threads,
 }
 
@@ -45,7 +48,8 @@ impl Device {
     ///
     /// Errors: [`crate::error::Error::Failed`] naming the bytes asked for when the system refuses them.
     pub fn cpu(plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
-        Ok(Device::Cpu(Cpu { arena: Arena::new(plan.len())?, precision, threads: Threads::new(threads, cores)? }))
+        let (arena, threads) = (Arena::new(plan.len())?, Threads::new(threads, cores)?);
+        Ok(Device::Cpu(Cpu { arena, precision, tally: Tally::default(), threads }))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {
         Ok(Device::Reference(Reference { arena: Arena::new(plan.len())? }))
@@ -55,6 +59,20 @@ impl Device {
         match self {
             Device::Cpu(cpu) => cpu.threads.install(f),
             Device::Reference(_) => f(),
+        }
+    }
+    /// Notes an op in the device's [`Tally`]; its time ends where the note is dropped.
+    pub fn tally(&self, name: &'static str, flops: usize, moved: &[Tensor]) -> Option<Note<'_>> {
+        match self {
+            Device::Cpu(d) => d.tally.note(name, flops, moved),
+            Device::Reference(_) => None,
+        }
+    }
+    /// Ops are noted as those of this part of the model until the guard is dropped.
+    pub fn part(&self, name: &'static str) -> Option<Part<'_>> {
+        match self {
+            Device::Cpu(d) => d.tally.part(name),
+            Device::Reference(_) => None,
         }
     }
     /// A copy of `t`, as f32.

@@ -24,6 +24,21 @@ pub fn open() -> usize {
     super::slurm::cpus_on_node().unwrap_or(usize::MAX).min(parent)
 }
 
+/// The processor as it calls itself, with family and model, which tell apart what shares a name: `AMD EPYC, family 25,
+/// model 1`.
+pub fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |key: &str| {
+        let line = text.lines().find(|l| l.split(':').next().is_some_and(|k| k.trim() == key))?;
+        line.split_once(':').map(|(_, value)| value.trim().to_string())
+    };
+    let name = value("model name").unwrap_or_else(|| std::env::consts::ARCH.to_string());
+    match value("cpu family").zip(value("model")) {
+        Some((family, model)) => format!("{name}, family {family}, model {model}"),
+        None => name,
+    }
+}
+
 fn available() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }

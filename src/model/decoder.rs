@@ -140,6 +140,10 @@ impl Decoder {
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
+    /// Rows whose logits exist at once.
+    pub fn logit_rows(&self) -> usize {
+        self.logits.rows
+    }
     /// In the order of the files.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
@@ -190,6 +194,7 @@ impl Decoder {
         }
         let mut total = 0.0;
         for (first, z) in self.chunks() {
+            let _part = dev.part("head");
             let (y, dy) = (self.normed.rows(first, z.rows), flight.n.rows(first, z.rows));
             linear::forward(dev, z, y, w.head, None, None);
             total += loss::cross_entropy(dev, z, &input.targets[first..first + z.rows], c.vocab, scale);
@@ -268,6 +273,7 @@ impl Decoder {
         self.forward(dev, input, on);
         on.need(head, Pass::Forward);
         for (first, z) in self.chunks() {
+            let _part = dev.part("head");
             linear::forward(dev, z, self.normed.rows(first, z.rows), self.weights.head, None, None);
             each(first, z);
         }

@@ -12,8 +12,8 @@ use crate::device::Device;
 use crate::model::Parameter;
 use crate::model::config::{Config, Family};
 use crate::model::layout::Place;
+use crate::ops::rows;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// Writes the first values of `parameter`; the index runs over memory's rows, (outputs, inputs).
 pub fn fill(dev: &Device, c: &Config, place: Place, parameter: &Parameter, seed: u64) {
@@ -28,7 +28,7 @@ pub fn fill(dev: &Device, c: &Config, place: Place, parameter: &Parameter, seed:
     for first in (0..t.len()).step_by(PIECE) {
         let end = t.len().min(first + PIECE);
         let mut values = vec![0.0; end - first];
-        values.par_chunks_mut(BLOCK * 256).enumerate().for_each(|(i, values)| {
+        rows::pieces([(&mut values, BLOCK * 256)], [], |i, [values], []| {
             draw(values, std, key, (first + i * BLOCK * 256) as u64);
         });
         dev.write(Tensor::range(t.at + first, t.at + end), &values);

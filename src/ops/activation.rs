@@ -8,11 +8,10 @@
 //!         dup = dy gate σ                  dgate = dy up σ (1 + gate (1 − σ))
 //! ```
 //! y (n, F); x (n, F), for SwiGlu (n, 2F).
-use super::rows::{PIECE, per_task};
+use super::rows::{PIECE, per_task, pieces};
 use super::simd::{sigmoid, wide};
 use crate::device::Device;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -32,13 +31,14 @@ impl Activation {
 pub fn forward(dev: &Device, kind: Activation, y: Tensor, x: Tensor) {
     assert_eq!((x.rows, x.cols), (y.rows, kind.inputs() * y.cols), "{kind:?}: x {x:?} for y {y:?}");
     let f = y.cols;
+    let _at = dev.tally("activation forward", 0, &[y, x]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| match kind {
-            Activation::Gelu => y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| gelu(y, x)),
-            Activation::Relu => y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| relu(y, x)),
+            Activation::Gelu => pieces([(y, PIECE)], [(x, PIECE)], |_, [y], [x]| gelu(y, x)),
+            Activation::Relu => pieces([(y, PIECE)], [(x, PIECE)], |_, [y], [x]| relu(y, x)),
             Activation::SwiGlu => {
                 let step = per_task(f);
-                y.par_chunks_mut(step * f).zip(x.par_chunks(step * 2 * f)).for_each(|(y, x)| {
+                pieces([(y, step * f)], [(x, step * 2 * f)], |_, [y], [x]| {
                     y.chunks_exact_mut(f).zip(x.chunks_exact(2 * f)).for_each(|(y, x)| swiglu(y, &x[..f], &x[f..]));
                 });
             }
@@ -52,12 +52,12 @@ pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Tensor, x: Tenso
     assert_eq!((x.rows, x.cols), (dy.rows, kind.inputs() * dy.cols), "{kind:?}: x {x:?} for dy {dy:?}");
     assert_eq!((dx.rows, dx.cols), (x.rows, x.cols), "{kind:?}: dx {dx:?} for x {x:?}");
     let f = dy.cols;
+    let _at = dev.tally("activation backward", 0, &[dx, dy, x]);
     match dev {
         Device::Cpu(d) => d.arena.op([dx], [dy, x], |[dx], [dy, x]| {
             let step = if kind == Activation::SwiGlu { per_task(f) * f } else { PIECE };
             let wide = kind.inputs() * step;
-            let pieces = dx.par_chunks_mut(wide).zip(dy.par_chunks(step)).zip(x.par_chunks(wide));
-            pieces.for_each(|((dx, dy), x)| match kind {
+            pieces([(dx, wide)], [(dy, step), (x, wide)], |_, [dx], [dy, x]| match kind {
                 Activation::Gelu => gelu_backward(dx, dy, x),
                 Activation::Relu => relu_backward(dx, dy, x),
                 Activation::SwiGlu => {

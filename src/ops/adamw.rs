@@ -7,11 +7,10 @@
 //! w ← w − lr (m̂ / (√v̂ + ε) + decay w)
 //! ```
 //! The factors of a step are computed in f64; the decay is applied as w (1 − lr decay) first, as PyTorch does.
-use super::rows::PIECE;
+use super::rows::{PIECE, pieces};
 use super::simd::wide;
 use crate::device::Device;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// What is the same for all parameters in a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,11 +29,12 @@ pub struct Step {
 pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f32, step: &Step) {
     assert!([m, v, g].iter().all(|t| t.len() == w.len()), "adamw: w {w:?}, m {m:?}, v {v:?}, g {g:?}");
     assert!(step.t > 0, "adamw: steps count from 1");
+    let _at = dev.tally("adamw", 0, &[w, w, m, m, v, v, g]);
     match dev {
         Device::Cpu(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| {
             let factors = Factors::new(step, decay);
-            let pieces = w.par_chunks_mut(PIECE).zip(m.par_chunks_mut(PIECE)).zip(v.par_chunks_mut(PIECE));
-            pieces.zip(g.par_chunks(PIECE)).for_each(|(((w, m), v), g)| piece(w, m, v, g, factors));
+            let outs = [(w, PIECE), (m, PIECE), (v, PIECE)];
+            pieces(outs, [(g, PIECE)], |_, [w, m, v], [g]| piece(w, m, v, g, factors));
         }),
         Device::Reference(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| reference(w, m, v, g, f64::from(decay), step)),
     }

@@ -3,16 +3,16 @@
 //! ```text
 //! zero: x = 0      copy: y = x      add: y = a + b      square_sum: Σ x²
 //! ```
-use super::rows::PIECE;
+use super::rows::{PIECE, collect, pieces};
 use super::simd::{sum_of_two, wide};
 use crate::device::Device;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// x = 0.
 pub fn zero(dev: &Device, x: Tensor) {
+    let _at = dev.tally("zero", 0, &[x]);
     match dev {
-        Device::Cpu(d) => d.arena.op([x], [], |[x], []| x.par_chunks_mut(PIECE).for_each(|x| x.fill(0.0))),
+        Device::Cpu(d) => d.arena.op([x], [], |[x], []| pieces([(x, PIECE)], [], |_, [x], []| x.fill(0.0))),
         Device::Reference(d) => d.arena.op([x], [], |[x], []| x.fill(0.0)),
     }
 }
@@ -20,9 +20,10 @@ pub fn zero(dev: &Device, x: Tensor) {
 /// y = x, of equal lengths.
 pub fn copy(dev: &Device, y: Tensor, x: Tensor) {
     assert_eq!(y.len(), x.len(), "copy: {y:?} from {x:?}");
+    let _at = dev.tally("copy", 0, &[y, x]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| {
-            y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| y.copy_from_slice(x));
+            pieces([(y, PIECE)], [(x, PIECE)], |_, [y], [x]| y.copy_from_slice(x));
         }),
         Device::Reference(d) => d.arena.op([y], [x], |[y], [x]| y.copy_from_slice(x)),
     }
@@ -31,10 +32,10 @@ pub fn copy(dev: &Device, y: Tensor, x: Tensor) {
 /// y = a + b, of equal shapes.
 pub fn add(dev: &Device, y: Tensor, a: Tensor, b: Tensor) {
     assert!(y.len() == a.len() && y.len() == b.len(), "add: {y:?} = {a:?} + {b:?}");
+    let _at = dev.tally("add", 0, &[y, a, b]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], [a, b], |[y], [a, b]| {
-            let pieces = y.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE));
-            pieces.for_each(|((y, a), b)| sum_of_two(y, a, b));
+            pieces([(y, PIECE)], [(a, PIECE), (b, PIECE)], |_, [y], [a, b]| sum_of_two(y, a, b));
         }),
         Device::Reference(d) => d.arena.op([y], [a, b], |[y], [a, b]| (0..y.len()).for_each(|i| y[i] = a[i] + b[i])),
     }
@@ -43,10 +44,11 @@ pub fn add(dev: &Device, y: Tensor, a: Tensor, b: Tensor) {
 /// Σ x², in f64: each piece of [`PIECE`] elements by itself, then the pieces in order, so that the number of threads
 /// does not show in the result.
 pub fn square_sum(dev: &Device, x: Tensor) -> f64 {
+    let _at = dev.tally("square sum", 0, &[x]);
     match dev {
         Device::Cpu(d) => d.arena.op([], [x], |[], [x]| {
-            let pieces: Vec<f64> = x.par_chunks(PIECE).map(squares).collect();
-            pieces.iter().sum()
+            let piece = |i: usize| squares(&x[i * PIECE..x.len().min((i + 1) * PIECE)]);
+            collect(x.len().div_ceil(PIECE), piece).iter().sum()
         }),
         Device::Reference(d) => d.arena.op([], [x], |[], [x]| x.iter().map(|x| x * x).sum()),
     }

@@ -7,11 +7,10 @@
 //! x (n, C); wte (padded V, C); wpe (positions, C). The position of row n is `positions[n]`, or n mod T. The backward
 //! shares the tables' rows among the tasks; each adds what comes to its rows in the order of n, so that threads do not
 //! show in the result.
-use super::rows::{or_empty, per_task};
+use super::rows::{or_empty, per_task, pieces};
 use super::simd::add_to;
-use crate::device::Device;
+use crate::device::{Device, threads};
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// x[n] = wte[token n] (+ wpe[position n + offset]).
 pub fn forward(
@@ -27,10 +26,12 @@ pub fn forward(
     let places = Places { tokens, seq, offset, positions };
     places.check(x, wte, wpe);
     let c = x.cols;
+    let tables = 1 + usize::from(wpe.is_some()); // as many bytes of each as x has
+    let _at = dev.tally("embedding forward", 0, &[x; 3][..1 + tables]);
     match dev {
         Device::Cpu(d) => d.arena.op([x], [wte, or_empty(wpe)], |[x], [wte, wpe]| {
             let step = per_task(c);
-            x.par_chunks_mut(step * c).enumerate().for_each(|(i, x)| {
+            pieces([(x, step * c)], [], |i, [x], []| {
                 for (r, x) in x.chunks_exact_mut(c).enumerate() {
                     let n = i * step + r;
                     x.copy_from_slice(&wte[tokens[n] as usize * c..][..c]);
@@ -65,6 +66,8 @@ pub fn backward(
     let places = Places { tokens, seq, offset, positions };
     places.check(dx, dwte, dwpe);
     let c = dx.cols;
+    let tables = 1 + usize::from(dwpe.is_some()); // as many bytes of each as dx has, read and written
+    let _at = dev.tally("embedding backward", 0, &[dx; 5][..1 + 2 * tables]);
     match dev {
         Device::Cpu(d) => d.arena.op([dwte, or_empty(dwpe)], [dx], |[dwte, dwpe], [dx]| {
             scatter(dwte, dx, c, tokens.len(), |n| tokens[n] as usize);
@@ -114,9 +117,9 @@ impl Places<'_> {
 /// table[place(n)] += dx[n].
 fn scatter(table: &mut [f32], dx: &[f32], c: usize, n: usize, place: impl Fn(usize) -> usize + Sync) {
     // several tasks a thread: frequent tokens have neighbouring numbers
-    let tasks = 8 * rayon::current_num_threads();
+    let tasks = 8 * threads::count();
     let step = (table.len() / c).div_ceil(tasks).max(1);
-    table.par_chunks_mut(step * c).enumerate().for_each(|(i, table)| {
+    pieces([(table, step * c)], [], |i, [table], []| {
         let first = i * step;
         for n in 0..n {
             let row = place(n).wrapping_sub(first);

@@ -7,11 +7,10 @@
 //! db += Σ_rows dy
 //! ```
 use super::gemm::{self, Into, Layout};
-use super::rows::{column_sums, or_empty, per_task};
+use super::rows::{column_sums, or_empty, per_task, pieces};
 use super::simd::{add_to, sum_of_two};
 use crate::device::Device;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// y = x Wᵀ + b (+ residual).
 pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>, residual: Option<Tensor>) {
@@ -19,6 +18,7 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
     assert!(b.is_none_or(|b| b.len() == o), "linear: bias {b:?} of {o} outputs");
     assert!(residual.is_none_or(|r| (r.rows, r.cols) == (n, o)), "linear: residual {residual:?} beside {y:?}");
     let operands = [x, w, or_empty(b), or_empty(residual)];
+    let _at = dev.tally("linear forward", 2 * n * c * o, &[y, x, w, operands[2], operands[3]]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
             let into = if b.is_empty() && residual.is_empty() { Into::Overwrite } else { Into::Add };
@@ -43,12 +43,21 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
     assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
     let outs = [dx, dw, or_empty(db)];
+    // what each of the three passes reads and writes
+    let (for_db, for_dx, for_dw) = ([outs[2], outs[2], dy], [dx, dy, w], [dw, dw, dy, x]);
     match dev {
         Device::Cpu(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
-            column_sums(db, n, |rows, columns, sums| {
-                rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
-            });
-            gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+            if !db.is_empty() {
+                let _at = dev.tally("linear db", 0, &for_db);
+                column_sums(db, n, |rows, columns, sums| {
+                    rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
+                });
+            }
+            {
+                let _at = dev.tally("linear dx", 2 * n * c * o, &for_dx);
+                gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+            }
+            let _at = dev.tally("linear dW", 2 * n * c * o, &for_dw);
             gemm::product(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
         }),
         Device::Reference(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
@@ -70,7 +79,7 @@ fn shape(y: Tensor, x: Tensor, w: Tensor) -> (usize, usize, usize) {
 /// y = b + residual, to which the product is then added.
 fn begin(y: &mut [f32], cols: usize, b: &[f32], residual: &[f32]) {
     let step = per_task(cols);
-    y.par_chunks_mut(step * cols).enumerate().for_each(|(i, y)| {
+    pieces([(y, step * cols)], [], |i, [y], []| {
         let first = i * step * cols;
         for (r, y) in y.chunks_exact_mut(cols).enumerate() {
             let residual = residual.get(first + r * cols..first + (r + 1) * cols);

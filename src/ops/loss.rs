@@ -6,20 +6,22 @@
 //! z (n, padded V). Columns from `vocab` on are padding: they count as −∞ and their gradient is 0. A row whose target is
 //! [`MASKED`] has loss 0 and gradient 0. The rows' losses are f64 and are summed in their order, whatever the threads.
 use super::MASKED;
+use super::rows::{Shared, collect};
 use super::simd::{LANES, exp, fold, max, wide};
 use crate::device::Device;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// Σ loss over the rows; z becomes scale · ∂loss/∂z.
 pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize, scale: f32) -> f64 {
     check(logits, targets, vocab);
+    let _at = dev.tally("cross-entropy", 0, &[logits, logits]);
     let cols = logits.cols;
     match dev {
         Device::Cpu(d) => d.arena.op([logits], [], |[z], []| {
-            let rows = z.par_chunks_mut(cols).zip(targets);
-            let losses: Vec<f64> = rows.map(|(z, target)| row_backward(z, vocab, *target, scale)).collect();
-            losses.iter().sum()
+            let z = Shared::new(z);
+            // SAFETY: each row is one task's.
+            let row = |i: usize| row_backward(unsafe { z.piece(i * cols, cols) }, vocab, targets[i], scale);
+            collect(targets.len(), row).iter().sum()
         }),
         Device::Reference(d) => d.arena.op([logits], [], |[z], []| {
             z.chunks_exact_mut(cols).zip(targets).map(|(z, t)| reference::row(z, vocab, *t, f64::from(scale))).sum()
@@ -30,12 +32,12 @@ pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize
 /// Σ loss over the rows; z stays as it is.
 pub fn cross_entropy_only(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize) -> f64 {
     check(logits, targets, vocab);
+    let _at = dev.tally("cross-entropy only", 0, &[logits]);
     let cols = logits.cols;
     match dev {
-        Device::Cpu(d) => d.arena.op([], [logits], |[], [z]| {
-            let losses: Vec<f64> = z.par_chunks(cols).zip(targets).map(|(z, t)| row_loss(&z[..vocab], *t)).collect();
-            losses.iter().sum()
-        }),
+        Device::Cpu(d) => d
+            .arena
+            .op([], [logits], |[], [z]| collect(targets.len(), |i| row_loss(&z[i * cols..][..vocab], targets[i])).iter().sum()),
         Device::Reference(d) => d.arena.op([], [logits], |[], [z]| {
             let rows = z.chunks_exact(cols).zip(targets);
             rows.map(|(z, t)| reference::row(&mut z.to_vec(), vocab, *t, 1.0)).sum()

@@ -23,7 +23,7 @@ pub mod loss;
 pub mod norm;
 pub mod qk_norm;
 pub mod rope;
-mod rows;
+pub mod rows;
 mod simd;
 
 /// The target of a row that counts for nothing: padding of an incomplete global batch.

@@ -10,11 +10,10 @@
 //! ```
 //! x, y (n, C); γ, β (1, C); stats (n, 2) keeps (mean, r), the mean of Rms being 0. dx is added to, because the gradient
 //! of the residual stream, which skips the norm, already lies there.
-use super::rows::{column_sums, or_empty, per_task};
+use super::rows::{column_sums, or_empty, per_task, pieces};
 use super::simd::{add_to, sum, wide};
 use crate::device::Device;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
@@ -28,11 +27,11 @@ pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: 
     assert_eq!((y.rows, y.cols), (x.rows, c), "norm: y {y:?} of x {x:?}");
     check(kind, stats, x, gamma, beta);
     let ins = [x, gamma, or_empty(beta)];
+    let _at = dev.tally("norm forward", 0, &[y, stats, x, gamma, or_empty(beta)]);
     match dev {
         Device::Cpu(d) => d.arena.op([y, stats], ins, |[y, stats], [x, gamma, beta]| {
             let step = per_task(c);
-            let rows = y.par_chunks_mut(step * c).zip(stats.par_chunks_mut(step * 2)).zip(x.par_chunks(step * c));
-            rows.for_each(|((y, stats), x)| {
+            pieces([(y, step * c), (stats, step * 2)], [(x, step * c)], |_, [y, stats], [x]| {
                 let rows = y.chunks_exact_mut(c).zip(stats.as_chunks_mut::<2>().0).zip(x.chunks_exact(c));
                 rows.for_each(|((y, stats), x)| *stats = row_forward(kind, eps, y, x, gamma, beta));
             });
@@ -60,11 +59,12 @@ pub fn backward(
     assert_eq!(dgamma.len(), c, "norm: dgamma {dgamma:?} of {c} columns");
     check(kind, stats, x, gamma, dbeta);
     let outs = [dx, dgamma, or_empty(dbeta)];
+    let _at = dev.tally("norm backward", 0, &[dx, dx, dgamma, dgamma, outs[2], outs[2], dy, x, stats, gamma]);
     match dev {
         Device::Cpu(d) => d.arena.op(outs, [dy, x, stats, gamma], |[dx, dgamma, dbeta], [dy, x, stats, gamma]| {
             let step = per_task(c);
-            let rows = dx.par_chunks_mut(step * c).zip(dy.par_chunks(step * c)).zip(x.par_chunks(step * c));
-            rows.zip(stats.par_chunks(step * 2)).for_each(|(((dx, dy), x), stats)| {
+            let ins = [(dy, step * c), (x, step * c), (stats, step * 2)];
+            pieces([(dx, step * c)], ins, |_, [dx], [dy, x, stats]| {
                 let rows = dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c));
                 rows.zip(stats.as_chunks::<2>().0).for_each(|(((dx, dy), x), s)| row_backward(kind, dx, dy, x, *s, gamma));
             });

@@ -6,21 +6,20 @@
 //! Rows of y and qkv are (q_1…q_H | k_1…k_K | v_1…v_K), each D wide; γ_q and γ_k (1, D) serve all query and all key
 //! heads; stats (n, H + K) keeps r.
 use super::attention::Heads;
-use super::rows::per_task;
+use super::rows::{collect, per_task, pieces};
 use super::simd::{sum, wide};
 use crate::device::Device;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// y = qkv with its q and k heads normalised.
 pub fn forward(dev: &Device, y: Tensor, stats: Tensor, qkv: Tensor, gamma_q: Tensor, gamma_k: Tensor, eps: f32, h: Heads) {
     check([y, qkv, qkv], stats, gamma_q, gamma_k, h);
+    let _at = dev.tally("qk_norm forward", 0, &[y, stats, qkv, gamma_q, gamma_k]);
     let (width, heads) = (h.width(), h.q + h.kv);
     match dev {
         Device::Cpu(d) => d.arena.op([y, stats], [qkv, gamma_q, gamma_k], |[y, stats], [x, gamma_q, gamma_k]| {
             let step = per_task(width);
-            let rows = y.par_chunks_mut(step * width).zip(stats.par_chunks_mut(step * heads));
-            rows.zip(x.par_chunks(step * width)).for_each(|((y, stats), x)| {
+            pieces([(y, step * width), (stats, step * heads)], [(x, step * width)], |_, [y, stats], [x]| {
                 let rows = y.chunks_exact_mut(width).zip(stats.chunks_exact_mut(heads)).zip(x.chunks_exact(width));
                 rows.for_each(|((y, stats), x)| row_forward(y, stats, x, gamma_q, gamma_k, eps, h));
             });
@@ -55,11 +54,12 @@ pub fn backward(
     let (width, heads) = (h.width(), h.q + h.kv);
     let outs = [dqkv, dgamma_q, dgamma_k];
     let ins = [dy, qkv, stats, gamma_q, gamma_k];
+    let _at = dev.tally("qk_norm backward", 0, &[dqkv, dgamma_q, dgamma_q, dgamma_k, dgamma_k, dy, qkv, stats, gamma_q, gamma_k]);
     match dev {
         Device::Cpu(d) => d.arena.op(outs, ins, |[dx, dgamma_q, dgamma_k], [dy, x, stats, gamma_q, gamma_k]| {
             let step = per_task(width);
-            let rows = dx.par_chunks_mut(step * width).zip(dy.par_chunks(step * width)).zip(x.par_chunks(step * width));
-            rows.zip(stats.par_chunks(step * heads)).for_each(|(((dx, dy), x), stats)| {
+            let ins = [(dy, step * width), (x, step * width), (stats, step * heads)];
+            pieces([(dx, step * width)], ins, |_, [dx], [dy, x, stats]| {
                 let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
                 rows.zip(stats.chunks_exact(heads))
                     .for_each(|(((dx, dy), x), s)| row_backward(dx, dy, x, s, gamma_q, gamma_k, h));
@@ -100,19 +100,17 @@ fn add_gamma(dgamma: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], heads: st
     /// Structural: fixed, so that the threads do not show in the sum.
     const ROWS: usize = 32;
     let (width, per_row) = (h.width(), h.q + h.kv);
-    let blocks = dy.par_chunks(ROWS * width).zip(x.par_chunks(ROWS * width)).zip(stats.par_chunks(ROWS * per_row));
-    let sums: Vec<Vec<f32>> = blocks
-        .map(|((dy, x), stats)| {
-            let mut sums = vec![0f32; h.size];
-            for r in 0..dy.len() / width {
-                for head in heads.clone() {
-                    let at = r * width + head * h.size;
-                    add_scaled(&mut sums, &dy[at..][..h.size], &x[at..][..h.size], stats[r * per_row + head]);
-                }
+    let rows = dy.len() / width;
+    let sums = collect(rows.div_ceil(ROWS), |block| {
+        let mut sums = vec![0f32; h.size];
+        for r in block * ROWS..rows.min((block + 1) * ROWS) {
+            for head in heads.clone() {
+                let at = r * width + head * h.size;
+                add_scaled(&mut sums, &dy[at..][..h.size], &x[at..][..h.size], stats[r * per_row + head]);
             }
-            sums
-        })
-        .collect();
+        }
+        sums
+    });
     sums.iter().for_each(|sums| dgamma.iter_mut().zip(sums).for_each(|(d, s)| *d += s));
 }
 

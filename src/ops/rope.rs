@@ -7,11 +7,10 @@
 //! The table (T, D) holds per position the D/2 cosines and then the D/2 sines; qkv rows are (q_1…q_H | k_1…k_K | v_1…v_K),
 //! of which the q and k heads are turned in place. The backward turns by the negative angle.
 use super::attention::Heads;
-use super::rows::per_task;
+use super::rows::{per_task, pieces};
 use super::simd::wide;
 use crate::device::Device;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// How the frequencies are stretched for contexts longer than the pretraining's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +44,7 @@ impl Scaling {
 pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
     let d = table.cols;
     assert!(d.is_multiple_of(2), "rope: table {table:?} has an odd number of columns");
+    let _at = dev.tally("rope table", 0, &[table]);
     let value = |at: usize| {
         let (position, i) = (at / d, at % d);
         let pair = i % (d / 2);
@@ -53,7 +53,7 @@ pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
     };
     match dev {
         Device::Cpu(dev) => dev.arena.op([table], [], |[t], []| {
-            t.par_iter_mut().with_min_len(1024).enumerate().for_each(|(i, t)| *t = value(i) as f32);
+            pieces([(t, 1024)], [], |p, [t], []| t.iter_mut().enumerate().for_each(|(i, t)| *t = value(1024 * p + i) as f32));
         }),
         Device::Reference(dev) => dev.arena.op([table], [], |[t], []| (0..t.len()).for_each(|i| t[i] = value(i))),
     }
@@ -61,12 +61,19 @@ pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
 
 /// Turns q and k heads in place. The position of row n is `positions[n]`, or n mod T.
 pub fn forward(dev: &Device, qkv: Tensor, table: Tensor, h: Heads, positions: Option<&[u32]>) {
+    let _at = dev.tally("rope forward", 0, &[turned(qkv, h); 2]);
     turn(dev, qkv, table, h, positions, Way::Forward);
 }
 
 /// Turns the gradients of the q and k heads back, in place.
 pub fn backward(dev: &Device, dqkv: Tensor, table: Tensor, h: Heads, positions: Option<&[u32]>) {
+    let _at = dev.tally("rope backward", 0, &[turned(dqkv, h); 2]);
     turn(dev, dqkv, table, h, positions, Way::Back);
+}
+
+/// As large as the q and k heads of qkv.
+fn turned(qkv: Tensor, h: Heads) -> Tensor {
+    Tensor { cols: (h.q + h.kv) * h.size, ..qkv }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -86,7 +93,7 @@ fn turn(dev: &Device, qkv: Tensor, table: Tensor, h: Heads, positions: Option<&[
     match dev {
         Device::Cpu(dev) => dev.arena.op([qkv], [table], |[x], [table]| {
             let step = per_task(h.width());
-            x.par_chunks_mut(step * h.width()).enumerate().for_each(|(i, x)| {
+            pieces([(x, step * h.width())], [], |i, [x], []| {
                 for (r, row) in x.chunks_exact_mut(h.width()).enumerate() {
                     turn_row(&mut row[..turned], &table[position(i * step + r) * d..][..d], way);
                 }

@@ -1,7 +1,7 @@
 //! How the ops share their work among threads: pieces of fixed size, whatever the number of threads, so that no sum
 //! depends on it.
+use crate::device::threads;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
 
 /// Elements that one task of an elementwise op takes. Structural for [`super::elementwise::square_sum`], whose partial
 /// sums it bounds; as a size it is a compromise of cache and start-up cost of a task.
@@ -10,6 +10,38 @@ pub const PIECE: usize = 16 * 1024;
 /// Rows that one task of a row-wise op takes.
 pub fn per_task(cols: usize) -> usize {
     (PIECE / cols.max(1)).max(1)
+}
+
+/// f(i, the i-th piece of each output, the i-th piece of each input), on all threads: an operand stands beside the length
+/// of its pieces, of which all have equally many; an empty one is empty in each.
+pub fn pieces<const O: usize, const I: usize>(
+    outs: [(&mut [f32], usize); O],
+    ins: [(&[f32], usize); I],
+    f: impl Fn(usize, [&mut [f32]; O], [&[f32]; I]) + Sync,
+) {
+    let count = |(len, step): (usize, usize)| if len == 0 { 0 } else { len.div_ceil(step) };
+    let outs = outs.map(|(x, step)| (x.len(), step, Shared::new(x)));
+    let lengths = outs.iter().map(|o| (o.0, o.1)).chain(ins.iter().map(|i| (i.0.len(), i.1)));
+    let n = lengths.clone().map(count).max().unwrap_or(0);
+    assert!(lengths.clone().all(|l| [0, n].contains(&count(l))), "pieces of unequal number: {:?}", lengths.collect::<Vec<_>>());
+    let part = |len: usize, step: usize, i: usize| (i * step).min(len)..((i + 1) * step).min(len);
+    threads::each(n, |i| {
+        // SAFETY: each task takes its own piece, and the outputs are borrowed meanwhile.
+        let outs = outs.each_ref().map(|(len, step, x)| unsafe {
+            let part = part(*len, *step, i);
+            x.piece(part.start, part.len())
+        });
+        f(i, outs, ins.map(|(x, step)| &x[part(x.len(), step, i)]));
+    });
+}
+
+/// f(i) for i < n, on all threads, into a vector.
+pub fn collect<T: Clone + Send + Default>(n: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let mut all = vec![T::default(); n];
+    let places = Shared::new(&mut all);
+    // SAFETY: each task writes its own place.
+    threads::each(n, |i| unsafe { places.piece(i, 1)[0] = f(i) });
+    all
 }
 
 /// An optional operand for the gate: absent, it is an empty tensor, and its slice is empty.
@@ -25,7 +57,7 @@ const BLOCK: usize = 32;
 pub fn column_sums(out: &mut [f32], rows: usize, f: impl Fn(std::ops::Range<usize>, std::ops::Range<usize>, &mut [f32]) + Sync) {
     /// Columns a task takes at a time: whole cache lines, and accumulators that stay in the first-level cache.
     const WIDTH: usize = 128;
-    out.par_chunks_mut(WIDTH).enumerate().for_each(|(i, out)| {
+    pieces([(out, WIDTH)], [], |i, [out], []| {
         let columns = i * WIDTH..i * WIDTH + out.len();
         for first in (0..rows).step_by(BLOCK) {
             let mut sums = [0f32; WIDTH];
@@ -37,20 +69,26 @@ pub fn column_sums(out: &mut [f32], rows: usize, f: impl Fn(std::ops::Range<usiz
 }
 
 /// A matrix whose rows' pieces several tasks write at once: attention's heads share rows, but no element.
-#[derive(Clone, Copy)]
-pub struct Shared<'a> {
-    base: *mut f32,
+pub struct Shared<'a, T = f32> {
+    base: *mut T,
     len: usize,
-    borrowed: std::marker::PhantomData<&'a mut [f32]>,
+    borrowed: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a `Shared` is a pointer; who dereferences it (`piece`) promises that no two tasks touch the same element.
-unsafe impl Send for Shared<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
-    pub fn new(x: &'a mut [f32]) -> Shared<'a> {
+// SAFETY: a `Shared` is a pointer; who dereferences it (`piece`) promises that no two tasks touch the same element.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub fn new(x: &'a mut [T]) -> Shared<'a, T> {
         Shared { base: x.as_mut_ptr(), len: x.len(), borrowed: std::marker::PhantomData }
     }
     /// The elements `at .. at + len`.
@@ -58,7 +96,7 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// No other piece that holds one of them may be alive.
     #[allow(clippy::mut_from_ref)] // what the caller promises is what the borrow checker cannot see
-    pub unsafe fn piece(&self, at: usize, len: usize) -> &mut [f32] {
+    pub unsafe fn piece(&self, at: usize, len: usize) -> &mut [T] {
         assert!(at + len <= self.len, "elements {at}..{} of {}", at + len, self.len);
         // SAFETY: in bounds (above), alive as long as the borrow, exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(at), len) }
@@ -67,7 +105,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Safety
     /// As for [`Shared::piece`], for all that is reached through the pointer, which must lie within the slice.
-    pub unsafe fn start(&self, at: usize) -> *mut f32 {
+    pub unsafe fn start(&self, at: usize) -> *mut T {
         assert!(at <= self.len, "element {at} of {}", self.len);
         // SAFETY: in bounds (above).
         unsafe { self.base.add(at) }

@@ -9,6 +9,7 @@
 //! | [`stopped`] | signals and time limits: exit 75; killed jobs; going on as if nothing had been |
 //! | [`kept`] | which checkpoints stay; other numbers of ranks |
 //! | [`configured`] | who overrides whom; the printed configuration is a configuration |
+//! | [`measured`] | `bench`: figures, rooflines, predictions; nothing left behind |
 //! | [`results`] | `--json`, the figures of merit, plan |
 //! | [`text`] | tokenize, train, eval and generate on real text |
 //! | [`spoken`] | help, version, slips, quiet, readers that have gone away |
@@ -22,6 +23,7 @@ mod failing;
 mod kept;
 mod launched;
 mod lost;
+mod measured;
 mod numbers;
 mod refused;
 mod results;

@@ -20,8 +20,8 @@ fn help_fits_a_person() {
         let stands = |line: &str| line.split([' ', '[', '=', ',']).any(|word| word == format!("--{flag}"));
         assert!(help.out.lines().any(stands), "--{flag}\n{help}");
     }
-    for command in ["tokenize", "plan", "generate", "eval", "report"] {
-        assert!(help.out.contains(command), "{command}");
+    for command in ["tokenize", "plan", "generate", "eval", "report", "bench", "bench step", "bench gemm"] {
+        assert!(help.out.contains(command.split(' ').next().unwrap()), "{command}");
         let own = alone(&format!("{command} --help")).done();
         assert!(own.out.contains("Usage") && own.out.lines().all(|line| line.chars().count() <= 100), "{own}");
     }

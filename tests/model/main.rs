@@ -6,3 +6,4 @@ mod golden;
 mod gradient;
 mod layout;
 mod schedule;
+mod tally;

@@ -63,7 +63,8 @@ fn agree_with_f64() {
         for m in SIZES {
             for n in SIZES {
                 for (i, k) in DEPTHS.into_iter().enumerate() {
-                    let (into, gap) = [(Into::Add, 3), (Into::Overwrite, 0), (Into::Add, 0), (Into::Overwrite, 5)][(i + m + n) % 4];
+                    let (into, gap) =
+                        [(Into::Add, 3), (Into::Overwrite, 0), (Into::Add, 0), (Into::Overwrite, 5)][(i + m + n) % 4];
                     for layout in LAYOUTS {
                         pool.install(|| hold(kernel, precision, layout, [m, n, k], into, gap, &mut numbers));
                     }

@@ -2,11 +2,10 @@
 //! recomputes the softmax from lse, tile by tile.
 use super::Heads;
 use super::tiles::{ROWS, load, visible, with_tiles};
-use crate::device::Precision;
+use crate::device::{Precision, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
 use crate::ops::simd::{add_to, dot, exp, round_bf16, wide};
-use rayon::prelude::*;
 
 pub fn backward(
     precision: Precision,
@@ -20,7 +19,7 @@ pub fn backward(
 ) {
     let sequences = qkv.len() / h.width() / h.seq;
     let dqkv = Shared::new(dqkv);
-    (0..sequences * h.kv).into_par_iter().for_each(|task| {
+    threads::each(sequences * h.kv, |task| {
         let (base, kv) = (task / h.kv * h.seq, task % h.kv);
         let start = |i: usize| starts.map_or(0, |s| s[base + i] as usize);
         key_head(precision, dqkv, dy, y, lse, qkv, h, base, kv, start);

@@ -2,12 +2,12 @@
 use super::Heads;
 use crate::device::Precision;
 use crate::ops::gemm::round;
+use crate::ops::rows::pieces;
 use crate::ops::simd::{dot, exp, max, round_bf16, wide};
-use rayon::prelude::*;
 
 pub fn decode(precision: Precision, y: &mut [f32], qkv: &[f32], k: &[f32], v: &[f32], len: usize, h: Heads) {
     let (d, cols) = (h.size, h.kv * h.size);
-    y.par_chunks_mut(d).enumerate().for_each(|(head, y)| {
+    pieces([(y, d)], [], |head, [y], []| {
         let column = head / h.group() * d;
         let (mut q, mut row, mut p) = (vec![0f32; d], vec![0f32; d], vec![0f32; len]);
         let read = |row: &mut [f32], x: &[f32]| match precision {

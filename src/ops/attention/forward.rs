@@ -2,17 +2,16 @@
 //! running maximum and denominator.
 use super::Heads;
 use super::tiles::{ROWS, load, visible, with_tiles};
-use crate::device::Precision;
+use crate::device::{Precision, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
 use crate::ops::simd::{LANES, exp, fold, max, round_bf16, wide};
-use rayon::prelude::*;
 
 pub fn forward(precision: Precision, y: &mut [f32], lse: &mut [f32], qkv: &[f32], h: Heads, starts: Option<&[u32]>) {
     let (y, lse) = (Shared::new(y), Shared::new(lse));
     let tiles = h.seq.div_ceil(ROWS);
     let sequences = qkv.len() / h.width() / h.seq;
-    (0..sequences * h.q * tiles).into_par_iter().for_each(|task| {
+    threads::each(sequences * h.q * tiles, |task| {
         // the last rows of a sequence have the most keys: they are started first
         let (base, head, tile) = (task / tiles / h.q * h.seq, task / tiles % h.q, tiles - 1 - task % tiles);
         let rows = tile * ROWS..h.seq.min((tile + 1) * ROWS);

@@ -53,6 +53,11 @@ impl Heads {
     fn value(self, kv: usize) -> usize {
         (self.q + self.kv + kv) * self.size
     }
+    /// Pairs of a row and a key that it may see, over all query heads.
+    fn pairs(self, rows: usize, starts: Option<&[u32]>) -> usize {
+        let hidden: usize = starts.map_or(0, |starts| starts.iter().map(|start| *start as usize).sum());
+        self.q * (rows * (self.seq + 1) / 2 - hidden)
+    }
     /// 1/√D
     fn scale(self) -> f64 {
         1.0 / (self.size as f64).sqrt()
@@ -62,6 +67,7 @@ impl Heads {
 /// y = attention(q, k, v); lse for the backward.
 pub fn forward(dev: &Device, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
     check(y, lse, qkv, h, starts);
+    let _at = dev.tally("attention forward", 4 * h.size * h.pairs(qkv.rows, starts), &[y, lse, qkv]);
     match dev {
         Device::Cpu(d) => d.arena.op([y, lse], [qkv], |[y, lse], [qkv]| forward::forward(d.precision, y, lse, qkv, h, starts)),
         Device::Reference(d) => d.arena.op([y, lse], [qkv], |[y, lse], [qkv]| reference::forward(y, lse, qkv, h, starts)),
@@ -73,6 +79,8 @@ pub fn backward(dev: &Device, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, 
     check(y, lse, qkv, h, starts);
     assert_eq!((dqkv.rows, dqkv.cols), (qkv.rows, qkv.cols), "attention: dqkv {dqkv:?} of {qkv:?}");
     assert_eq!((dy.rows, dy.cols), (y.rows, y.cols), "attention: dy {dy:?} of {y:?}");
+    // four products: the scores are computed again, which counts as this program's cost
+    let _at = dev.tally("attention backward", 8 * h.size * h.pairs(qkv.rows, starts), &[dqkv, dy, y, lse, qkv]);
     match dev {
         Device::Cpu(d) => d.arena.op([dqkv], [dy, y, lse, qkv], |[dqkv], [dy, y, lse, qkv]| {
             backward::backward(d.precision, dqkv, dy, y, lse, qkv, h, starts);
@@ -90,6 +98,7 @@ pub fn decode(dev: &Device, y: Tensor, qkv: Tensor, cache_k: Tensor, cache_v: Te
     for cache in [cache_k, cache_v] {
         assert!(cache.cols == h.kv * h.size && 0 < len && len <= cache.rows, "decode: {len} rows of cache {cache:?}, {h:?}");
     }
+    let _at = dev.tally("attention decode", 4 * y.len() * len, &[y, qkv, cache_k.rows(0, len), cache_v.rows(0, len)]);
     match dev {
         Device::Cpu(d) => {
             d.arena.op([y], [qkv, cache_k, cache_v], |[y], [qkv, k, v]| decode::decode(d.precision, y, qkv, k, v, len, h))

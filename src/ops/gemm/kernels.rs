@@ -51,13 +51,8 @@ pub static PORTABLE: Kernel = Kernel {
 };
 
 #[cfg(target_arch = "x86_64")]
-pub static AVX2: Kernel = Kernel {
-    name: "avx2",
-    rows: 6,
-    available: || simd::supported() >= simd::Level::Avx2,
-    multiply: x86::avx2_6x16,
-    ..PORTABLE
-};
+pub static AVX2: Kernel =
+    Kernel { name: "avx2", rows: 6, available: || simd::supported() >= simd::Level::Avx2, multiply: x86::avx2_6x16, ..PORTABLE };
 
 #[cfg(target_arch = "x86_64")]
 pub static AVX512: Kernel = Kernel {

@@ -166,12 +166,17 @@ fn rows<T: Number>(to: &mut [u32], stride: usize, units: usize, x: &[T], ld: usi
             line(&mut to[..units], &x[(p.row + r) * ld + p.k..][..p.depth], p.pair);
         }
     } else {
-        turn(units, p.rows, |lines, u, r, n| strip(lines, x, ld, p, u, r, n), |u, r, square| {
-            for (i, row) in square.iter().enumerate().take(p.rows - r) {
-                let n = SIDE.min(units - u);
-                to[(r + i) * stride + u..][..n].copy_from_slice(&row[..n]);
-            }
-        });
+        turn(
+            units,
+            p.rows,
+            |lines, u, r, n| strip(lines, x, ld, p, u, r, n),
+            |u, r, square| {
+                for (i, row) in square.iter().enumerate().take(p.rows - r) {
+                    let n = SIDE.min(units - u);
+                    to[(r + i) * stride + u..][..n].copy_from_slice(&row[..n]);
+                }
+            },
+        );
     }
 }
 

@@ -91,9 +91,14 @@ pub fn multiply(
                     };
                     packed = (!direct).then_some((rows.start, left));
                     let add = into == Into::Add || depth.start > 0;
-                    let slab = Slab { kernel, left, panels, units: kernel.units(depth.len()), c, c_row, add, rows, cols: cols.clone() };
+                    let slab =
+                        Slab { kernel, left, panels, units: kernel.units(depth.len()), c, c_row, add, rows, cols: cols.clone() };
                     let last = depth.end == k;
-                    slab.tiles(|tile| if last { tile.finish(&finish) });
+                    slab.tiles(|tile| {
+                        if last {
+                            tile.finish(&finish)
+                        }
+                    });
                 }
             }
         }

@@ -1,0 +1,117 @@
+//! `llm-train bench gemm`: the three products of every layer of a model, as training runs them.
+//!
+//! ```text
+//! forward  NT  y  (n, o) = x (n, c) · W (o, c)ᵀ
+//! dx       NN  dx (n, c) = dy (n, o) · W (o, c)
+//! dW       TN  dW (o, c) += dy (n, o)ᵀ · x (n, c)
+//! ```
+//! n: the rows of a pass, or of a chunk of the head's.
+use crate::commands::bench::{figure_json, machine, name, tallied};
+use crate::commands::plan;
+use crate::commands::{check_json, tell, write_json};
+use crate::config::Run;
+use crate::device::{Device, Precision, Row};
+use crate::error::Result;
+use crate::launch::{cores, usable_cores};
+use crate::metrics::stats::Stats;
+use crate::metrics::units::significant;
+use crate::ops::linear;
+use crate::tensor::{Kind, Plan, Tensor};
+use serde_json::json;
+
+/// Seconds that each layer is measured for, and the least times.
+const SECONDS: f64 = 1.0;
+const LEAST: usize = 5;
+
+pub fn run(run: &Run) -> Result<()> {
+    check_json(run.log.json.as_ref())?;
+    let mut run = run.clone();
+    run.validate_for(1)?;
+    let (precision, threads) = (run.system.precision, run.system.threads.unwrap_or_else(usable_cores));
+    let (_, model, ..) = plan::lay_out(&run, 0, 1);
+    let (c, rows) = (&run.model.config, run.batch.micro_batch * run.batch.seq_len);
+    let attention = c.heads * c.head_dim;
+    let layers = [
+        ("qkv", [rows, c.width, attention + 2 * c.kv_heads * c.head_dim]),
+        ("out", [rows, attention, c.width]),
+        ("up", [rows, c.width, c.up_rows()]),
+        ("down", [rows, c.hidden, c.width]),
+        ("head", [model.logit_rows(), c.width, c.vocab_rows()]),
+    ];
+    let mut found = vec![];
+    for (layer, size) in layers {
+        let once: f64 = Layer::measure(size, precision, threads, 1)?[0].iter().map(|row| row.time.as_secs_f64()).sum();
+        let repeats = ((SECONDS / once) as usize).max(LEAST);
+        let runs = Layer::measure(size, precision, threads, repeats)?;
+        for (product, layout) in [("linear forward", "NT"), ("linear dx", "NN"), ("linear dW", "TN")] {
+            let rows = runs.iter().flatten().filter(|row| row.name == product);
+            let rates = Stats::of(rows.map(|row| row.flops / row.time.as_secs_f64() / 1e9)).expect("it was noted");
+            found.push((layer, layout, size, rates));
+        }
+    }
+    let best = found.iter().map(|(.., rates)| rates.max).fold(0.0, f64::max);
+    let (precision, mut rows) = (name(precision), vec![]);
+    let mut page = format!("bench gemm: {}, {threads} threads, {precision}; {}\n", run.model.name, cores::processor());
+    page += &format!(
+        "{:<6} {:>6} {:>7} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>6}\n",
+        "layer", "layout", "rows", "inputs", "outputs", "GFLOP/s", "stddev", "min", "max", "best"
+    );
+    for (layer, layout, [n, inputs, outputs], s) in &found {
+        let [median, stddev, min, max] = [s.median, s.stddev, s.min, s.max].map(|v| significant(v, 4));
+        let share = format!("{:.0}%", 100.0 * s.median / best);
+        page += &format!(
+            "{layer:<6} {layout:>6} {n:>7} {inputs:>7} {outputs:>7} {median:>9} {stddev:>8} {min:>8} {max:>8} {share:>6}\n"
+        );
+        rows.push(json!({ "layer": layer, "layout": layout, "rows": n, "inputs": inputs, "outputs": outputs,
+                          "gflops": figure_json(s), "share_of_best": s.median / best }));
+    }
+    tell(page + &format!("best: {} GFLOP/s; shares are of medians\n", significant(best, 4)));
+    let mut all = machine(&run, 1, threads);
+    all["best_gflops"] = json!(best);
+    all["products"] = json!(rows);
+    run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &all))
+}
+
+/// A linear layer with a place for everything.
+pub struct Layer {
+    x: Tensor,
+    y: Tensor,
+    w: Tensor,
+    dx: Tensor,
+    dw: Tensor,
+}
+
+impl Layer {
+    /// What the ops noted of each of `repeats` forwards and backwards of a layer of [rows, inputs, outputs]; one more
+    /// goes before.
+    ///
+    /// Errors: the system refuses the memory.
+    pub fn measure(
+        [rows, inputs, outputs]: [usize; 3],
+        precision: Precision,
+        threads: usize,
+        repeats: usize,
+    ) -> Result<Vec<Vec<Row>>> {
+        let mut plan = Plan::default();
+        let mut matrix = |rows, cols| plan.matrix(Kind::Workspace, rows, cols);
+        let layer = Layer {
+            x: matrix(rows, inputs),
+            y: matrix(rows, outputs),
+            w: matrix(outputs, inputs),
+            dx: matrix(rows, inputs),
+            dw: matrix(outputs, inputs),
+        };
+        let dev = Device::cpu(&plan, threads, &[], precision)?;
+        for t in [layer.x, layer.w] {
+            let some: Vec<f32> = (0..t.len()).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
+            dev.write(t, &some);
+        }
+        dev.install(|| layer.pass(&dev));
+        Ok((0..repeats).map(|_| tallied(&dev, true, || layer.pass(&dev)).0).collect())
+    }
+
+    fn pass(&self, dev: &Device) {
+        linear::forward(dev, self.y, self.x, self.w, None, None);
+        linear::backward(dev, self.dx, self.dw, None, self.y, self.x, self.w);
+    }
+}

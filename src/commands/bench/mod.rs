@@ -1,0 +1,56 @@
+//! `llm-train bench`: how fast this machine trains, and what stands in the way. One file a benchmark.
+//!
+//! | | |
+//! |---|---|
+//! | [`step`] | a model on made-up tokens, by the very loop that trains; tokens per second with their spread |
+//! | [`roofline`] | `step --roofline`: each op beside what this machine can do at best |
+//! | [`node`] | `step --node`: the same op by op on a machine that is not here, predicted |
+//! | [`gemm`] | the products of a model's layers, by layout |
+pub mod gemm;
+pub mod node;
+pub mod roofline;
+pub mod step;
+
+use crate::commands::cli::VERSION;
+use crate::config::Run;
+use crate::device::{Device, Precision, Row};
+use crate::launch::cores;
+use crate::metrics::stats::Stats;
+use crate::metrics::units::significant;
+use serde_json::{Value, json};
+
+/// What one command measured on: for tables and files.
+fn machine(run: &Run, ranks: usize, threads: usize) -> Value {
+    json!({ "version": VERSION, "processor": cores::processor(), "ranks": ranks, "threads": threads,
+            "precision": name(run.system.precision), "model": run.model.name,
+            "micro_batch": run.batch.micro_batch, "seq_len": run.batch.seq_len })
+}
+
+fn name(precision: Precision) -> &'static str {
+    if precision == Precision::Bf16 { "bf16" } else { "fp32" }
+}
+
+/// What the ops note, if wanted, while `f` runs on the device's threads, and what it gives.
+fn tallied<R: Send>(dev: &Device, wanted: bool, f: impl FnOnce() -> R + Send) -> (Vec<Row>, R) {
+    match dev {
+        Device::Cpu(cpu) if wanted => {
+            cpu.tally.start();
+            let result = dev.install(f);
+            (cpu.tally.stop(), result)
+        }
+        _ => (vec![], dev.install(f)),
+    }
+}
+
+/// `key: mean    n 20, stddev 1.2, median 98.9, min 97.0, max 101.3, 95 % interval 98.5 to 99.6`
+fn figure(key: &str, s: &Stats) -> String {
+    let [mean, stddev, median, min, max] = [s.mean, s.stddev, s.median, s.min, s.max].map(|v| significant(v, 6));
+    let [low, high] = s.interval().map(|v| significant(v, 6));
+    format!("{key}: {mean}    n {}, stddev {stddev}, median {median}, min {min}, max {max}, 95 % interval {low} to {high}\n", s.n)
+}
+
+fn figure_json(s: &Stats) -> Value {
+    let mut value = json!(s);
+    value["interval95"] = json!(s.interval());
+    value
+}

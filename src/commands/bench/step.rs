@@ -1,0 +1,161 @@
+//! `llm-train bench step`: the training loop on made-up tokens, timed. Nothing of it is special to the benchmark: the
+//! loop is [`train::steps`], the times are those of its `metrics.h5`, which lies in a folder that is then removed.
+//!
+//! ```text
+//! tokens/sec: 2256.13    n 20, stddev 12.3, median 2258.9, min 2230.1, max 2279.5, 95 % interval 2250.4 to 2261.9
+//! ```
+use crate::commands::bench::node::{self, Node};
+use crate::commands::bench::roofline::{Ceilings, Roofline};
+use crate::commands::bench::{figure, figure_json, machine, name, tallied};
+use crate::commands::output::Output;
+use crate::commands::session::Session;
+use crate::commands::train::{self, End};
+use crate::commands::{tell, write_json};
+use crate::config::{Curve, Length, Resume, Run};
+use crate::device::Row;
+use crate::error::Result;
+use crate::failed;
+use crate::launch::{Launch, cores};
+use crate::metrics::stats::Stats;
+use crate::metrics::{History, MetricsFile, StepRecord, units};
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Time the training loop on made-up tokens.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Benchmark")]
+pub struct StepArgs {
+    /// Steps before those that count
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub warm_up: u64,
+    /// Run for about so many seconds, in place of --steps
+    #[arg(long, value_name = "X", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Each op beside what this machine can do at best
+    #[arg(long)]
+    pub roofline: bool,
+    /// Predict the step on another node: CORES,GB/s,GFLOP/s per core,RANKS
+    #[arg(long, value_name = "C,B,F,R", value_parser = node::parse)]
+    pub node: Option<Node>,
+}
+
+pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
+    let scratch = Scratch::new();
+    run.train.out = scratch.0.clone();
+    run.checkpoint.resume = Resume::Never;
+    (run.checkpoint.every, run.checkpoint.at_end) = (None, false);
+    run.data.val.clear();
+    run.log.quiet = true;
+    // A constant rate: how many steps there will be is not always known.
+    (run.optim.schedule, run.optim.warmup_steps) = (Curve::Constant, Some(0));
+    let Length::Steps(mut steps) = run.train.length else {
+        crate::bad_input!("bench step: expected --steps or --seconds, found another length of the run");
+    };
+
+    launch.comm().barrier();
+    let measure = || Ceilings::measure(run.system.precision, launch.threads);
+    let ceilings = if args.roofline { Some(launch.agree(measure())?) } else { None };
+
+    let (mut session, mut output) = Session::open(run, launch)?;
+    let began = Instant::now();
+    session.steps = args.warm_up;
+    session.dev.install(|| go(run, launch, &session, &mut output))?;
+    if let Some(seconds) = args.seconds {
+        let a_step = began.elapsed().as_secs_f64() / args.warm_up as f64;
+        steps = launch.comm().exchange(&[(seconds / a_step).ceil().max(2.0)])[0][0] as u64;
+    }
+    session.go_on(steps);
+    let counts = args.roofline || args.node.is_some();
+    let (rows, went) = tallied(&session.dev, counts, || go(run, launch, &session, &mut output));
+    went?;
+
+    let report = |output: Output| -> Result<()> {
+        let (path, peak) = (run.train.out.join("metrics.h5"), output.memory.peak());
+        output.metrics.map_or(Ok(()), MetricsFile::close)?;
+        let steps: Vec<StepRecord> = History::read(&path)?.steps.into_iter().filter(|s| s.step > args.warm_up).collect();
+        report(run, args, launch, &steps, peak, ceilings, &rows)
+    };
+    launch.agree(if launch.leads() { report(output) } else { Ok(()) })
+}
+
+/// The loop, from where the session stands to its end; on the threads of the device.
+fn go(run: &Run, launch: &Launch, session: &Session, output: &mut Output) -> Result<()> {
+    match train::steps(run, launch, session, output)?.0 {
+        End::Done => Ok(()),
+        End::AskAgain => failed!("bench step: the time limit came before the last step"),
+    }
+}
+
+fn report(
+    run: &Run,
+    args: &StepArgs,
+    launch: &Launch,
+    steps: &[StepRecord],
+    peak: u64,
+    ceilings: Option<Ceilings>,
+    rows: &[Row],
+) -> Result<()> {
+    let stats = |get: fn(&StepRecord) -> f64| Stats::of(steps.iter().map(get)).expect("at least one step was run");
+    let figures = [
+        ("tokens/sec", "tokens_per_second", stats(|s| s.tokens_per_second)),
+        ("elapsed time per iteration (s)", "step_seconds", stats(|s| s.step_time)),
+        ("throughput per device (TFLOP/s)", "tflops_per_device", stats(|s| s.tflops)),
+        ("waiting for other ranks (s)", "comm_exposed_seconds", stats(|s| s.comm_exposed_time)),
+        ("waiting for data (s)", "data_seconds", stats(|s| s.data_time)),
+    ];
+    let (ranks, batch, precision) = (launch.size(), &run.batch, name(run.system.precision));
+    let mut page = format!(
+        "bench step: {}, {ranks} × {} threads, {precision}, {} sequences of {} tokens a step, {} steps after {}; {}\n",
+        run.model.name,
+        launch.threads,
+        run.global_batch(),
+        batch.seq_len,
+        steps.len(),
+        args.warm_up,
+        cores::processor(),
+    );
+    let mut json = machine(run, ranks, launch.threads);
+    json["global_batch"] = json!(run.global_batch());
+    for (key, of, stats) in &figures {
+        page += &figure(key, stats);
+        json[of] = figure_json(stats);
+    }
+    page += &format!("peak memory (bytes): {peak}    {}, rank 0\n", units::bytes(peak));
+    json["peak_memory_bytes"] = json!(peak);
+    let step = figures[1].2.mean;
+    if let Some(ceilings) = ceilings {
+        let waiting = [&figures[3], &figures[4]].map(|(what, _, time)| (what.trim_end_matches(" (s)"), time.mean));
+        let roofline = Roofline::of(rows, steps.len(), step, waiting, ceilings);
+        page += &format!("\n{}", roofline.text(launch.threads, precision));
+        json["roofline"] = roofline.json();
+    }
+    if let Some(node) = &args.node {
+        let prediction = node.predict(rows, steps.len(), run, ranks);
+        page += &format!("\n{}", prediction.text());
+        json["prediction"] = prediction.json();
+    }
+    tell(page);
+    run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &json))
+}
+
+/// A folder for the loop's files, the same on every rank's tongue but written by rank 0 alone; removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        Scratch(std::env::temp_dir().join(format!("llm-train-bench-{}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let x: Option<f64> = text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0);
+    x.ok_or_else(|| "expected seconds above 0".to_string())
+}

@@ -1,0 +1,127 @@
+//! What each op did, counted by the op itself. Off by default: a note is then the reading of a flag.
+//!
+//! ```text
+//! let _at = dev.tally("norm forward", 0, &[y, stats, x, gamma]);      noted with its time when `_at` is dropped
+//! ```
+//! FLOPs are those of matrix products, causal, as the model counts them (`model/config.rs`): what an op computes besides
+//! is bounded by what it moves. Bytes are those that it must move, were it alone: each operand once, one that is read and
+//! written twice (it then stands twice in the list).
+use crate::tensor::Tensor;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// The notes of a device, one row an op.
+#[derive(Debug, Default)]
+pub struct Tally {
+    on: AtomicBool,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    part: &'static str,
+    rows: Vec<Row>,
+}
+
+/// The sums of one op since [`Tally::start`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row {
+    /// The part of the model that called it, where one has said so; else empty.
+    pub part: &'static str,
+    pub name: &'static str,
+    pub calls: u64,
+    pub flops: f64,
+    pub bytes: f64,
+    pub time: Duration,
+}
+
+/// An op that is being timed.
+pub struct Note<'a> {
+    tally: &'a Tally,
+    name: &'static str,
+    flops: usize,
+    bytes: usize,
+    began: Instant,
+}
+
+/// A part of the model at work.
+pub struct Part<'a>(&'a Tally);
+
+impl Tally {
+    /// Forgets what it has and begins.
+    pub fn start(&self) {
+        self.kept.lock().expect("the tally").rows.clear();
+        self.on.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends, and gives the rows in the order of their first calls.
+    pub fn stop(&self) -> Vec<Row> {
+        self.on.store(false, Ordering::Relaxed);
+        std::mem::take(&mut self.kept.lock().expect("the tally").rows)
+    }
+
+    pub fn note(&self, name: &'static str, flops: usize, moved: &[Tensor]) -> Option<Note<'_>> {
+        let on = self.on.load(Ordering::Relaxed);
+        on.then(|| Note { tally: self, name, flops, bytes: bytes(moved), began: Instant::now() })
+    }
+
+    /// Ops are noted as those of `part` until the guard is dropped.
+    pub fn part(&self, part: &'static str) -> Option<Part<'_>> {
+        let on = self.on.load(Ordering::Relaxed);
+        on.then(|| {
+            self.kept.lock().expect("the tally").part = part;
+            Part(self)
+        })
+    }
+}
+
+fn bytes(moved: &[Tensor]) -> usize {
+    size_of::<f32>() * moved.iter().map(|t| t.len()).sum::<usize>()
+}
+
+impl Drop for Note<'_> {
+    fn drop(&mut self) {
+        let time = self.began.elapsed();
+        let mut kept = self.tally.kept.lock().expect("the tally");
+        let (part, name) = (kept.part, self.name);
+        let at = kept.rows.iter().position(|r| (r.part, r.name) == (part, name)).unwrap_or_else(|| {
+            kept.rows.push(Row { part, name, calls: 0, flops: 0.0, bytes: 0.0, time: Duration::ZERO });
+            kept.rows.len() - 1
+        });
+        let row = &mut kept.rows[at];
+        row.calls += 1;
+        row.flops += self.flops as f64;
+        row.bytes += self.bytes as f64;
+        row.time += time;
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        self.0.kept.lock().expect("the tally").part = "";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_add_up_by_part_and_name_and_only_while_it_runs() {
+        let tally = Tally::default();
+        let x = Tensor { at: 0, rows: 2, cols: 5 };
+        assert!(tally.note("scale", 1, &[x]).is_none() && tally.part("head").is_none());
+        tally.start();
+        drop(tally.note("scale", 3, &[x, x]));
+        {
+            let _head = tally.part("head");
+            drop(tally.note("scale", 4, &[x]));
+        }
+        drop(tally.note("scale", 3, &[x, x]));
+        let rows = tally.stop();
+        let found: Vec<_> = rows.iter().map(|r| (r.part, r.name, r.calls, r.flops, r.bytes)).collect();
+        assert_eq!(found, [("", "scale", 2, 6.0, 160.0), ("head", "scale", 1, 4.0, 40.0)]);
+        assert!(tally.note("scale", 1, &[x]).is_none() && tally.stop().is_empty());
+    }
+}
