@@ -8,6 +8,7 @@
 use crate::checkpoint;
 use crate::commands::cli::EvalArgs;
 use crate::commands::generate::config_of;
+use crate::commands::kernels;
 use crate::commands::{check_json, say, write_json};
 use crate::data::{self, Data, Order, Reading, Share};
 use crate::device::{Device, Precision};
@@ -144,6 +145,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let mut plan = Plan::default();
     let model = Decoder::plan_inference(&mut plan, &config, Shape { micro_batch, seq }, 1);
     let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
+    kernels::choose(precision, None)?;
     let dev = Device::cpu(&plan, args.threads.map_or_else(crate::launch::usable_cores, usize::from), &[], precision)?;
     checkpoint::load_weights(&args.model, &dev, model.parameters())?;
     model.prepare(&dev);

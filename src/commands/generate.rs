@@ -7,6 +7,7 @@
 use crate::bad_input;
 use crate::checkpoint;
 use crate::commands::cli::GenerateArgs;
+use crate::commands::kernels;
 use crate::commands::{check_json, tell, write_json};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
@@ -82,6 +83,7 @@ pub fn write(
 
     let mut plan = Plan::default();
     let mut generator = Generator::plan(&mut plan, &config, capacity)?;
+    kernels::choose(Precision::Fp32, None)?;
     let dev = Device::cpu(&plan, threads, &[], Precision::Fp32)?;
     checkpoint::load_weights(dir, &dev, generator.decoder().parameters())?;
     generator.decoder().prepare(&dev);

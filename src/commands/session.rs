@@ -8,6 +8,7 @@ use crate::checkpoint::{self, Keep, Moments, Progress};
 use crate::commands::check_json;
 use crate::commands::cli::VERSION;
 use crate::commands::eval::Evaluator;
+use crate::commands::kernels;
 use crate::commands::output::Output;
 use crate::commands::plan;
 use crate::config::{Init, Resume, Run, Source};
@@ -97,7 +98,8 @@ impl Session {
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         introduce(run, launch, &console, &data, &model, &rows, from, steps);
 
-        let dev = launch.agree(Device::cpu(&plan, launch.threads, &launch.cores, run.system.precision))?;
+        launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?;
+        let dev = launch.agree(Device::cpu(&plan, launch.threads, launch.own_cores(), run.system.precision))?;
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
 

@@ -129,6 +129,14 @@ impl Launch {
     pub fn host(&self) -> &str {
         &self.host
     }
+    /// A core for each thread, where the launcher gave this rank cores that no other may use, and not simply all: there
+    /// threads may stay where they are. Elsewhere none, since other jobs may be on the same cores.
+    pub fn own_cores(&self) -> &[usize] {
+        let mine = &self.ranks[self.rank()];
+        let others = self.ranks.iter().enumerate().filter(|(r, p)| *r != self.rank() && p.node == mine.node);
+        let alone = others.flat_map(|(_, p)| &p.cores).all(|core| !self.cores.contains(core));
+        if alone && self.cores.len() < mine.open && self.threads <= self.cores.len() { &self.cores } else { &[] }
+    }
     /// Seconds since the program started.
     pub fn elapsed(&self) -> f64 {
         self.started.elapsed().as_secs_f64()

@@ -7,8 +7,8 @@
 //! db += Σ_rows dy
 //! ```
 use super::gemm::{self, Into, Layout};
-use super::rows::{column_sums, or_empty, per_task, pieces};
-use super::simd::{add_to, sum_of_two};
+use super::rows::{column_sums, or_empty};
+use super::simd::add_to;
 use crate::device::Device;
 use crate::tensor::Tensor;
 
@@ -21,11 +21,15 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
     let _at = dev.tally("linear forward", 2 * n * c * o, &[y, x, w, operands[2], operands[3]]);
     match dev {
         Device::Cpu(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
-            let into = if b.is_empty() && residual.is_empty() { Into::Overwrite } else { Into::Add };
-            if into == Into::Add {
-                begin(y, o, b, residual);
-            }
-            gemm::product(d.precision, Layout::NT, [n, o, c], into, (y, o), (x, c), (w, c));
+            let finish = |row: usize, col: usize, y: &mut [f32]| {
+                if !b.is_empty() {
+                    add_to(y, &b[col..][..y.len()]);
+                }
+                if !residual.is_empty() {
+                    add_to(y, &residual[row * o + col..][..y.len()]);
+                }
+            };
+            gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish);
         }),
         Device::Reference(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
             gemm::reference(Layout::NT, [n, o, c], Into::Overwrite, y, x, w);
@@ -74,20 +78,4 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
 fn shape(y: Tensor, x: Tensor, w: Tensor) -> (usize, usize, usize) {
     assert!(y.rows == x.rows && x.cols == w.cols && y.cols == w.rows, "linear: y {y:?}, x {x:?}, w {w:?}");
     (x.rows, x.cols, w.rows)
-}
-
-/// y = b + residual, to which the product is then added.
-fn begin(y: &mut [f32], cols: usize, b: &[f32], residual: &[f32]) {
-    let step = per_task(cols);
-    pieces([(y, step * cols)], [], |i, [y], []| {
-        let first = i * step * cols;
-        for (r, y) in y.chunks_exact_mut(cols).enumerate() {
-            let residual = residual.get(first + r * cols..first + (r + 1) * cols);
-            match (residual, b.is_empty()) {
-                (Some(residual), true) => y.copy_from_slice(residual),
-                (Some(residual), false) => sum_of_two(y, b, residual),
-                (None, _) => y.copy_from_slice(b),
-            }
-        }
-    });
 }

@@ -24,7 +24,7 @@ pub mod norm;
 pub mod qk_norm;
 pub mod rope;
 pub mod rows;
-mod simd;
+pub mod simd;
 
 /// The target of a row that counts for nothing: padding of an incomplete global batch.
 pub const MASKED: u32 = u32::MAX;

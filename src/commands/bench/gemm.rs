@@ -7,6 +7,7 @@
 //! ```
 //! n: the rows of a pass, or of a chunk of the head's.
 use crate::commands::bench::{figure_json, machine, name, tallied};
+use crate::commands::kernels;
 use crate::commands::plan;
 use crate::commands::{check_json, tell, write_json};
 use crate::config::Run;
@@ -101,6 +102,7 @@ impl Layer {
             dx: matrix(rows, inputs),
             dw: matrix(outputs, inputs),
         };
+        kernels::choose(precision, None)?;
         let dev = Device::cpu(&plan, threads, &[], precision)?;
         for t in [layer.x, layer.w] {
             let some: Vec<f32> = (0..t.len()).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();

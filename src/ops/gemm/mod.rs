@@ -20,6 +20,7 @@ pub mod kernels;
 mod micro;
 mod pack;
 mod portable;
+pub mod probe;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
