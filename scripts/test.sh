@@ -16,6 +16,7 @@ step() { # name, command…: what is not a cargo test counts as one test
 step "format" cargo fmt --all -- --check
 echo "== tests"
 cargo test --release --no-fail-fast 2>&1 | tee -a "$log" || failed=1
+cargo test --release --test ops -- --exact products::which_kernels_are_exercised --nocapture 2>/dev/null | grep "^product kernel"
 step "shell scripts" bash -n scripts/*.sh
 
 passed=$(awk '/^test result:/ {for (i = 1; i < NF; i++) if ($(i+1) ~ /^passed/) n += $i} END {print n + 0}' "$log")

@@ -22,8 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const DOORS: &[(&str, &[&str])] = &[
     ("mpi::", &["comm"]),
     ("hdf5::", &["metrics"]),
-    ("gemm::", &["ops"]),
-    ("rayon::", &["device", "ops", "data", "commands", "model"]),
+    ("rayon::", &["data", "commands"]),
     ("memmap2::", &["data", "checkpoint"]),
     ("clap::", &["commands", "config"]),
     ("signal_hook::", &["launch"]),

@@ -5,6 +5,7 @@
 //! finite differences ⊢ reference (< 1e-7 relative)      reference ⊢ CPU kernel, fp32 and bf16
 //! ```
 mod bench;
+mod emulated;
 mod determinism;
 mod gradients;
 mod parity;

@@ -1,5 +1,6 @@
 //! Matrix products: all kernels that the processor has, all layouts, strides, both precisions; bf16 against the f64 product of the rounded operands.
 use crate::bench::Numbers;
+use crate::emulated;
 use half::bf16;
 use llm_train::device::Precision;
 use llm_train::device::threads::Threads;
@@ -47,16 +48,21 @@ fn hold(kernel: &Kernel, precision: Precision, layout: Layout, size: [usize; 3],
 }
 
 fn kernels() -> impl Iterator<Item = (&'static Kernel, Precision)> {
-    let all = gemm::kernels::ALL.into_iter();
+    let all = gemm::kernels::ALL.into_iter().chain([&emulated::PAIRS, &emulated::TILES]);
     all.flat_map(|kernel| [Precision::Fp32, Precision::Bf16].map(|p| (kernel, p))).filter(|(kernel, p)| kernel.serves(*p))
+}
+
+/// `scripts/test.sh` shows these lines.
+#[test]
+fn which_kernels_are_exercised() {
+    for kernel in gemm::kernels::ALL {
+        let here = if (kernel.available)() { "exercised" } else { "passed over, its instructions emulated" };
+        println!("product kernel {}: {here}", kernel.name);
+    }
 }
 
 #[test]
 fn agree_with_f64() {
-    for kernel in gemm::kernels::ALL {
-        let here = if (kernel.available)() { "exercised" } else { "passed over: this processor does not have it" };
-        println!("product kernel {}: {here}", kernel.name);
-    }
     let pool = Threads::new(3, &[]).unwrap();
     let mut numbers = Numbers::new(29);
     for (kernel, precision) in kernels() {

@@ -17,7 +17,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 pub mod kernels;
-mod micro;
+pub mod micro;
 mod pack;
 mod portable;
 pub mod probe;
