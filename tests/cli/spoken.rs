@@ -109,3 +109,28 @@ fn a_reader_that_has_gone_away_stops_nothing() {
     assert!(head.out.starts_with("llm-train ") && head.out.lines().count() == 1 && head.err.is_empty(), "{head}");
     assert_eq!(scene.run("head").checkpoints(), [300]);
 }
+
+#[test]
+fn the_kernel_of_products_is_named_kept_and_forced() {
+    let scene = Scene::new();
+    let run = |name: &str, isa: &str| {
+        let mut job = ranks(2, &format!("{} --steps 3", scene.options(name)));
+        job.0.env("XDG_CACHE_HOME", scene.path("cache")).env("LLM_TRAIN_ISA", isa);
+        job.run()
+    };
+    let named = |ended: &crate::program::Ended| {
+        let line = ended.err.lines().find(|l| l.contains("matrix products by the kernel")).unwrap_or_default().to_string();
+        line.rsplit_once("the kernel ").unwrap_or_default().1.to_string()
+    };
+    let first = run("first", "").with_code(0);
+    let kept = std::fs::read_to_string(format!("{}/llm-train/kernels.tsv", scene.path("cache"))).unwrap();
+    assert_eq!(kept.lines().count(), 1, "{kept}");
+    let kernel = kept.split('\t').nth(3).unwrap();
+    assert!(named(&first).starts_with(&format!("{kernel}, the fastest here")), "{kept}\n{first}");
+    // the rate too is the cache's
+    assert_eq!(named(&run("second", "").with_code(0)), named(&first));
+
+    let forced = run("forced", "portable").with_code(0);
+    assert!(named(&forced).starts_with("portable, as LLM_TRAIN_ISA says"), "{forced}");
+    run("unknown", "sse9").with_code(2).sentence(&["LLM_TRAIN_ISA", "expected one of portable", "found sse9"]);
+}
