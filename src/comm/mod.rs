@@ -7,10 +7,12 @@
 //!
 //! Sums across ranks are ours, in rank order, so that every way of sharding adds the same numbers in the same order;
 //! MPI only carries them. A range in flight is a [`Loan`](crate::device::Loan): the gate refuses ops that touch it until
-//! its [`Ticket`] has been waited for.
+//! its [`Ticket`] has been waited for. Where ranks share a node and their arenas' fronts lie in memory that they share
+//! ([`Collective::share`]), nothing is carried: each reads the others' where it is.
 mod bulk;
 pub mod fault;
 mod mpi;
+mod node;
 mod reduce;
 mod solo;
 mod wire;
@@ -19,7 +21,11 @@ pub use reduce::staging_elements;
 pub use solo::Solo;
 pub use wire::{finalize, init, library};
 
-use crate::device::Loan;
+use crate::device::{Loan, Memory};
+use crate::error::Result;
+use crate::failed;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -43,6 +49,17 @@ pub trait Collective: Send + Sync {
     fn barrier(&self);
     /// How long tensors were under way so far, whoever waited for them or not.
     fn busy(&self) -> Duration;
+    /// Memory of `elements` f32 that the other ranks of this node can read: loans of it go without messages among them. Every
+    /// rank calls this, and drops the memory at the same place in its program. A rank has one at a time.
+    ///
+    /// Errors: why there is none; everything then goes by message.
+    fn share(&self, _elements: usize) -> Result<Memory> {
+        failed!("there is no other rank on this node")
+    }
+    /// Bytes of others' memory that this rank has looked at. The system counts them among its own.
+    fn views(&self) -> Arc<AtomicU64> {
+        Arc::default()
+    }
 }
 
 /// A collective under way. Dropping it waits as well: the loan must be back before its arena can go.

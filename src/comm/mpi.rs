@@ -8,9 +8,12 @@
 //! ```
 //! Words (a few numbers, some bytes) travel on a communicator of their own and overtake tensors.
 use super::bulk::{Bulk, Work};
+use super::node::Node;
 use super::wire::{Comm, Requests};
 use super::{Collective, Ticket, fault};
-use crate::device::Loan;
+use crate::device::{Loan, Memory};
+use crate::error;
+use crate::failed;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
@@ -20,8 +23,9 @@ use std::time::Duration;
 pub struct Mpi {
     rank: usize,
     size: usize,
-    jobs: Mutex<Sender<Job>>,
+    jobs: Arc<Mutex<Sender<Job>>>,
     busy: Arc<AtomicU64>,
+    views: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -32,7 +36,24 @@ enum Job {
     Broadcast { bytes: Vec<u8>, root: usize, done: Sender<Vec<u8>> },
     Barrier { done: Sender<()> },
     Node { done: Sender<usize> },
+    Share { bytes: usize, room: usize, views: Arc<AtomicU64>, done: Sender<error::Result<Front>> },
+    Part,
     Split { color: usize, done: Sender<Comm> },
+}
+
+/// Where the memory begins that others can read.
+struct Front(*mut u8);
+
+// SAFETY: an address that holds in the whole process.
+unsafe impl Send for Front {}
+
+/// Whoever holds this uses the memory that others can read. Dropped after [`Mpi`], it leaves it where it is.
+struct Tenant(Arc<Mutex<Sender<Job>>>);
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        let _ = self.0.lock().unwrap_or_else(|e| e.into_inner()).send(Job::Part);
+    }
 }
 
 impl Mpi {
@@ -51,6 +72,15 @@ impl Mpi {
         fault::patiently(&self.ask(|done| Job::Node { done }))
     }
 
+    /// [`Collective::share`], among those ranks of a node that give the same `room`: as if they alone were a node.
+    pub fn share_in(&self, elements: usize, room: usize) -> error::Result<Memory> {
+        let (bytes, views) = (4 * elements, self.views.clone());
+        let Front(base) = fault::patiently(&self.ask(|done| Job::Share { bytes, room, views, done }))?;
+        // SAFETY: so many bytes lie there, zero, until the tenant tells the communication thread that it is gone; others read
+        // only what is lent to us.
+        Ok(unsafe { Memory::lent(base, bytes, Tenant(self.jobs.clone())) })
+    }
+
     fn over(tensors: Comm) -> Mpi {
         let (jobs, inbox) = channel();
         let (introduce, introduced) = channel();
@@ -64,7 +94,7 @@ impl Mpi {
         let thread = std::thread::Builder::new().name("communication".into()).spawn(work);
         let thread = Some(thread.unwrap_or_else(|e| fault::abort(&format!("no communication thread: {e}"))));
         let (rank, size) = fault::patiently(&introduced);
-        Mpi { rank, size, jobs: Mutex::new(jobs), busy, thread }
+        Mpi { rank, size, jobs: Arc::new(Mutex::new(jobs)), busy, views: Arc::default(), thread }
     }
 
     fn ask<T>(&self, job: impl FnOnce(Sender<T>) -> Job) -> Receiver<T> {
@@ -113,6 +143,12 @@ impl Collective for Mpi {
     }
     fn busy(&self) -> Duration {
         Duration::from_nanos(self.busy.load(Ordering::Relaxed))
+    }
+    fn share(&self, elements: usize) -> error::Result<Memory> {
+        self.share_in(elements, 0)
+    }
+    fn views(&self) -> Arc<AtomicU64> {
+        self.views.clone()
     }
 }
 
@@ -168,8 +204,35 @@ impl Worker {
                 self.wait(requests);
                 let _ = done.send(());
             }
-            Job::Node { done } => drop(done.send(self.tensors.node())),
+            Job::Node { done } => {
+                let node = self.tensors.neighbours(0);
+                let _ = done.send(node.numbers(self.tensors.rank() as u64)[0] as usize);
+                node.free();
+            }
+            Job::Share { bytes, room, views, done } => drop(done.send(self.share(bytes, room, views))),
+            Job::Part => self.part(),
             Job::Split { color, done } => drop(done.send(self.tensors.split(color))),
+        }
+    }
+
+    fn share(&mut self, bytes: usize, room: usize, views: Arc<AtomicU64>) -> error::Result<Front> {
+        if self.bulk.node().is_some() {
+            failed!("the ranks of this node share memory already");
+        }
+        let node = Node::open(self.tensors, bytes, room, views)?;
+        let front = Front(node.front());
+        self.bulk.read_from(node);
+        Ok(front)
+    }
+
+    /// When all of the node have come here, none of them looks at the boards any more.
+    fn part(&mut self) {
+        let Some(node) = self.bulk.node() else { return };
+        let mut requests = Requests::default();
+        node.comm.barrier(&mut requests);
+        self.wait(requests);
+        if let Some(node) = self.bulk.part() {
+            node.close();
         }
     }
 

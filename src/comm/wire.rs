@@ -89,17 +89,33 @@ impl Comm {
         unsafe { check(ffi::MPI_Comm_split(self.0, color as c_int, self.rank() as c_int, &mut part), "MPI_Comm_split") };
         Comm(part)
     }
-    /// The lowest rank that shares memory with this one: the name of its node.
-    pub fn node(self) -> usize {
-        let (rank, mut first) = (self.rank() as c_int, self.rank() as u64);
-        // SAFETY: the communicators are valid, all ranks call this, and `first` is one u64.
+    /// The ranks that share memory with this one and give the same colour, in the order in which they were.
+    pub fn neighbours(self, color: usize) -> Comm {
+        let mut node = self.0;
+        // SAFETY: the communicator is valid; all its ranks call this.
         unsafe {
-            let (mut node, info) = (self.0, ffi::RSMPI_INFO_NULL);
+            let (rank, info) = (self.rank() as c_int, ffi::RSMPI_INFO_NULL);
             check(ffi::MPI_Comm_split_type(self.0, ffi::RSMPI_COMM_TYPE_SHARED, rank, info, &mut node), "MPI_Comm_split_type");
-            check(ffi::MPI_Bcast((&raw mut first).cast::<c_void>(), 1, ffi::RSMPI_UINT64_T, 0, node), "MPI_Bcast");
-            check(ffi::MPI_Comm_free(&mut node), "MPI_Comm_free");
         }
-        first as usize
+        let part = Comm(node).split(color);
+        Comm(node).free();
+        part
+    }
+    /// Nobody uses it any more. All its ranks call this.
+    pub fn free(mut self) {
+        // SAFETY: the communicator is valid, and one of ours.
+        check(unsafe { ffi::MPI_Comm_free(&mut self.0) }, "MPI_Comm_free");
+    }
+    /// Everyone's number, in rank order.
+    pub fn numbers(self, mine: u64) -> Vec<u64> {
+        let mut all = vec![0u64; self.size()];
+        // SAFETY: one number from each, and a place for each.
+        let code = unsafe {
+            let (from, to, number) = ((&raw const mine).cast(), all.as_mut_ptr().cast(), ffi::RSMPI_UINT64_T);
+            ffi::MPI_Allgather(from, 1, number, to, 1, number, self.0)
+        };
+        check(code, "MPI_Allgather");
+        all
     }
 
     /// Starts sending `len` f32 to rank `to`.
@@ -161,6 +177,48 @@ impl Comm {
     pub fn barrier(self, requests: &mut Requests) {
         // SAFETY: no memory of ours is involved.
         check(unsafe { ffi::MPI_Ibarrier(self.0, requests.next()) }, "MPI_Ibarrier");
+    }
+}
+
+/// Memory of `bytes` bytes a rank, which all ranks of a node see.
+pub(super) struct Window {
+    window: ffi::MPI_Win,
+    /// Where each rank's part begins, here.
+    pub bases: Vec<*mut u8>,
+}
+
+// SAFETY: a handle that any thread may use under MPI_THREAD_MULTIPLE, and addresses that hold in the whole process.
+unsafe impl Send for Window {}
+
+impl Window {
+    /// `None` where the library has none for us. All ranks of the communicator, which share memory, call this.
+    pub fn take(node: Comm, bytes: usize) -> Option<Window> {
+        // SAFETY: the communicator and the info are valid, and every place that is written to is a variable here.
+        unsafe {
+            let (mut info, mut window) = (ffi::RSMPI_INFO_NULL, ffi::RSMPI_WIN_NULL);
+            let mut base: *mut c_void = std::ptr::null_mut();
+            check(ffi::MPI_Info_create(&mut info), "MPI_Info_create");
+            // Each rank's part on pages of its own, so that they lie in the memory next to its cores.
+            check(ffi::MPI_Info_set(info, c"alloc_shared_noncontig".as_ptr(), c"true".as_ptr()), "MPI_Info_set");
+            let code = ffi::MPI_Win_allocate_shared(bytes as isize, 1, info, node.0, (&raw mut base).cast(), &mut window);
+            check(ffi::MPI_Info_free(&mut info), "MPI_Info_free");
+            // An error is an answer here: it goes by messages then. All must have the same one.
+            if node.numbers(u64::from(code == ffi::MPI_SUCCESS as c_int)).contains(&0) {
+                return None;
+            }
+            let bases = (0..node.size() as c_int).map(|rank| {
+                let (mut size, mut unit, mut base) = (0, 0, std::ptr::null_mut::<c_void>());
+                let code = ffi::MPI_Win_shared_query(window, rank, &mut size, &mut unit, (&raw mut base).cast());
+                check(code, "MPI_Win_shared_query");
+                base.cast::<u8>()
+            });
+            Some(Window { window, bases: bases.collect() })
+        }
+    }
+    /// Nobody reads or writes it any more. All its ranks call this.
+    pub fn free(mut self) {
+        // SAFETY: it is valid, and its memory is used no more.
+        check(unsafe { ffi::MPI_Win_free(&mut self.window) }, "MPI_Win_free");
     }
 }
 

@@ -33,6 +33,9 @@ pub struct PlanArgs {
     /// Ranks of the job, one per device
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub ranks: u32,
+    /// How many of them share a node, and with it memory [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub ranks_per_node: Option<u32>,
 }
 
 /// Let a model go on from a text.

@@ -33,8 +33,20 @@ pub fn lay_out(run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, S
     (plan, model, optim, stage)
 }
 
-/// The rows of the memory table, in bytes per rank.
-pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: usize, threads: usize) -> Vec<(&'static str, u64)> {
+/// What neighbours on a node read of each other: the plan's elements up to here, weights and gradients.
+pub fn front(model: &Decoder) -> usize {
+    model.groups().iter().map(|g| g.weights.end.max(g.grads.end)).max().unwrap_or(0)
+}
+
+/// The rows of the memory table, in bytes per rank. `near` of the `ranks` read each other's memory.
+pub fn memory_rows(
+    plan: &Plan,
+    model: &Decoder,
+    precision: Precision,
+    ranks: usize,
+    near: usize,
+    threads: usize,
+) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
     let heads = model.config().heads(model.shape().seq);
     let scratch = ops::gemm::workspace_elements(precision, threads) + ops::attention::workspace_elements(heads, threads);
@@ -44,7 +56,7 @@ pub fn memory_rows(plan: &Plan, model: &Decoder, precision: Precision, ranks: us
         ("optimizer", kind(Kind::Optimizer)),
         ("activations", kind(Kind::Activations)),
         ("workspace", kind(Kind::Workspace)),
-        ("communication", kind(Kind::Communication) + 4 * staging_elements(ranks) as u64),
+        ("communication", kind(Kind::Communication) + 4 * staging_elements(ranks, near) as u64),
         ("libraries", 4 * scratch as u64),
         ("checkpoint", checkpoint::staging_bytes(model.parameters()) as u64),
         ("process", PROCESS),
@@ -93,7 +105,8 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     config.validate(run.batch.seq_len)?;
     let (plan, model, ..) = lay_out(&run, 0, ranks);
     let threads = run.system.threads.unwrap_or_else(crate::launch::usable_cores);
-    let rows = memory_rows(&plan, &model, run.system.precision, ranks, threads);
+    let near = if run.system.shared_sums { args.ranks_per_node.map_or(ranks, |n| ranks.min(n as usize)) } else { 1 };
+    let rows = memory_rows(&plan, &model, run.system.precision, ranks, near, threads);
     let flops = config.flops_per_token(run.batch.seq_len);
     let (tokens, parameters) = (run.tokens_per_step(), config.parameter_count());
     let checkpoint = checkpoint::bytes(model.parameters());

@@ -13,7 +13,7 @@ use crate::commands::output::Output;
 use crate::commands::plan;
 use crate::config::{Init, Resume, Run, Source};
 use crate::data::{Data, Loader, Order, Reading, Share};
-use crate::device::Device;
+use crate::device::{Device, Memory};
 use crate::error::{Error, Result};
 use crate::launch::{self, Launch, slurm};
 use crate::metrics::{self, Console, EvalSet, MetricsFile, Start};
@@ -94,12 +94,15 @@ impl Session {
         launch::phase("laying out the model");
         let clock = Instant::now();
         let (plan, model, optim, stage) = plan::lay_out(run, launch.rank(), launch.size());
-        let rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), launch.threads);
+        let front = shared_memory(run, launch, plan::front(&model));
+        let near = if front.is_some() { launch.local_size } else { 1 };
+        let rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         introduce(run, launch, &console, &data, &model, &rows, from, steps);
 
         launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?;
-        let dev = launch.agree(Device::cpu(&plan, launch.threads, launch.own_cores(), run.system.precision))?;
+        let dev = Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision);
+        let dev = launch.agree(dev)?;
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
 
@@ -109,7 +112,7 @@ impl Session {
         let o = &run.optim;
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
         let session = Session { dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
-        Ok((session, Output { console, metrics, memory: metrics::memory::Sampler::start(), rows }))
+        Ok((session, Output { console, metrics, memory: metrics::memory::Sampler::start(launch.comm().views()), rows }))
     }
 
     /// The rows of a step on this rank, read ahead from where the run stands.
@@ -194,6 +197,22 @@ fn resume_from(run: &Run, launch: &Launch) -> Result<Option<(PathBuf, Progress)>
     };
     let progress = launch.agree(read())?;
     Ok(Some((dir, progress)))
+}
+
+/// Memory for weights and gradients that the other ranks of the node can read. Without it everything goes by message, which is
+/// said where it could have been otherwise.
+fn shared_memory(run: &Run, launch: &Launch, elements: usize) -> Option<Memory> {
+    if !run.system.shared_sums || launch.size() == 1 {
+        return None;
+    }
+    let front = launch.comm().share(elements);
+    let why = front.as_ref().err().filter(|_| launch.local_size > 1).map_or(String::new(), ToString::to_string);
+    let all = launch.comm().gather(why.as_bytes());
+    if let (true, Some(rank)) = (launch.leads(), all.iter().position(|why| !why.is_empty())) {
+        let (host, why) = (&launch.ranks[rank].host, String::from_utf8_lossy(&all[rank]));
+        log::warn!("the ranks on {host} send each other messages, which is slower than reading each other's memory: {why}");
+    }
+    front.ok()
 }
 
 /// First values for weights and moments: drawn, or read. One rank reads what all hold; moments that the ranks divide are read

@@ -12,7 +12,7 @@
 pub struct Key {
     pub section: &'static str,
     pub name: &'static str,
-    /// The option's name on the command line, without the dashes.
+    /// The option's name on the command line, without the dashes. Empty: a key of the file and of `--set` only.
     pub flag: &'static str,
     pub kind: Kind,
     pub default: Default,
@@ -153,6 +153,8 @@ pub const KEYS: &[Key] = &[
         "Optimizer state: 0, whole on every rank; 1, divided among them"),
     key("system", "recompute", "recompute", Choice("none|block"), Is("none"),
         "block: keep only blocks' inputs, compute the rest twice"),
+    key("system", "shared_sums", "", Choice("auto|off"), Is("auto"),
+        "auto: ranks of a node read each other's memory; off: they send messages"),
     key("system", "patience", "patience", Time, Is("10m"),
         "A rank that waits so long for the others ends the job: 600 (s), 10m"),
     key("system", "peak_tflops", "peak-tflops", Number(Positive), Else("not known: no MFU is shown"),
@@ -188,6 +190,10 @@ impl Key {
     /// `section.name`
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.name)
+    }
+    /// What one would type before a value: `--lr`, `--set system.shared_sums`.
+    pub fn typed(&self) -> String {
+        if self.flag.is_empty() { format!("--set {}", self.path()) } else { format!("--{}", self.flag) }
     }
 }
 
@@ -226,7 +232,11 @@ mod tests {
     fn names_and_options_are_unique_and_sections_known() {
         for (i, k) in KEYS.iter().enumerate() {
             assert!(SECTIONS.iter().any(|(s, _)| *s == k.section), "{}", k.path());
-            assert!(KEYS[..i].iter().all(|o| o.path() != k.path() && o.flag != k.flag), "{} stands twice", k.path());
+            assert!(
+                KEYS[..i].iter().all(|o| o.path() != k.path() && (k.flag.is_empty() || o.flag != k.flag)),
+                "{} stands twice",
+                k.path()
+            );
         }
     }
 

@@ -20,7 +20,7 @@ pub fn add(command: Command) -> Command {
         config.help("A TOML file with any of the settings below; a printed configuration is one"),
         set.help("Any setting by its key, such as optim.lr=3e-4; stronger than the file, weaker than options"),
     ]);
-    KEYS.iter().fold(command, |command, key| {
+    KEYS.iter().filter(|key| !key.flag.is_empty()).fold(command, |command, key| {
         let heading = SECTIONS.iter().find(|(s, _)| *s == key.section).map(|(_, heading)| *heading);
         command.args(arguments(key).map(|arg| arg.help_heading(heading)))
     })
@@ -35,7 +35,7 @@ pub fn read(matches: &ArgMatches) -> Result<Settings> {
     for assignment in matches.get_many::<String>("set").into_iter().flatten() {
         settings.set(assignment)?;
     }
-    for (at, key) in KEYS.iter().enumerate() {
+    for (at, key) in KEYS.iter().enumerate().filter(|(_, key)| !key.flag.is_empty()) {
         let values: Vec<&str> = matches.get_many::<String>(key.flag).into_iter().flatten().map(String::as_str).collect();
         if !values.is_empty() {
             settings.option(at, &values)?;

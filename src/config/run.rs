@@ -125,6 +125,8 @@ pub struct System {
     /// ZeRO stage: 0 or 1.
     pub zero: u8,
     pub recompute: Recompute,
+    /// Whether ranks of a node read each other's memory, where the system has some that they can share.
+    pub shared_sums: bool,
     /// Seconds that a rank waits for the others before it ends the job.
     pub patience: u64,
     /// What one device can do at best [TFLOP/s], for the utilisation (MFU); `None`: not known, none shown.

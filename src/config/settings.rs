@@ -188,7 +188,10 @@ impl Settings {
         match self.places[place(path)].as_ref().map(|s| &s.origin) {
             Some(Origin::File(file)) => format!("{path} in {file}"),
             Some(Origin::Set) => format!("--set {path}"),
-            _ => format!("--{} ({path})", KEYS[place(path)].flag),
+            _ => match KEYS[place(path)].flag {
+                "" => path.to_string(),
+                flag => format!("--{flag} ({path})"),
+            },
         }
     }
 
@@ -255,5 +258,5 @@ fn misspelt(section: &str) -> Option<&'static str> {
 /// The refusal of a key that the table lacks.
 fn unknown<T>(typed: &str, place: &str) -> Result<T> {
     let key = nearest(typed);
-    Err(Error::Input(format!("unknown key {typed}{place}; the nearest known one is {} (--{})", key.path(), key.flag)))
+    Err(Error::Input(format!("unknown key {typed}{place}; the nearest known one is {} ({})", key.path(), key.typed())))
 }

@@ -1,12 +1,14 @@
-//! One allocation, and the gate through which it is read and written.
+//! The memory of a plan, and the gate through which it is read and written.
 //!
 //! ```text
+//! elements  0 … front …… len                     the front may be memory that neighbours share; the rest is our own
 //! arena.op([outs…], [ins…], |[out…], [in…]| …)   bounds; outs disjoint from all else; no conflict with a loan
 //! arena.lend(range, access) -> Loan              a message or a file uses the range until the loan is dropped
 //! ```
-use crate::error::{Error, Result};
+use super::memory::Memory;
+use crate::error::Result;
 use crate::tensor::Tensor;
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -19,10 +21,14 @@ pub enum Access {
     Write,
 }
 
-/// Zeroed memory of a plan's length. The pages are the system's until first touched.
+/// Zeroed memory of a plan's length.
 pub struct Arena<T> {
-    base: *mut T,
+    /// Elements `..ahead`, and the rest. No tensor lies in both.
+    front: Option<Memory>,
+    ahead: usize,
+    rest: Memory,
     len: usize,
+    elements: PhantomData<T>,
     busy: AtomicBool,
     loans: Arc<Mutex<Vec<(u64, Tensor, Access)>>>,
 }
@@ -43,18 +49,19 @@ pub struct Loan {
 // SAFETY: the range is exclusively the loan's (write) or read-only for everyone (read) until it is dropped.
 unsafe impl Send for Loan {}
 
-/// Structural: loads of 64 bytes, and pages of the tensors' own alignment.
-const BYTES: usize = 256;
-
 impl<T> Arena<T> {
     pub fn new(len: usize) -> Result<Arena<T>> {
-        let layout = Arena::<T>::layout(len);
-        // SAFETY: the layout is not empty.
-        let base = unsafe { alloc_zeroed(layout) } as *mut T;
-        if base.is_null() {
-            return Err(Error::Failed(format!("the system refused {} bytes of memory for the plan", layout.size())));
-        }
-        Ok(Arena { base, len, busy: AtomicBool::new(false), loans: Arc::default() })
+        Arena::new_in(None, len)
+    }
+
+    /// The first elements lie in `front`, as many as it holds.
+    ///
+    /// Errors: the system refuses the memory of the rest.
+    pub fn new_in(front: Option<Memory>, len: usize) -> Result<Arena<T>> {
+        let ahead = front.as_ref().map_or(0, |front| (front.bytes() / size_of::<T>()).min(len));
+        let rest = Memory::private((len - ahead) * size_of::<T>())?;
+        let (busy, loans) = (AtomicBool::new(false), Arc::default());
+        Ok(Arena { front, ahead, rest, len, elements: PhantomData, busy, loans })
     }
 
     /// Runs one operation: `outs` may be written, `ins` read. Panics when an operand lies outside the arena, when an
@@ -85,16 +92,24 @@ impl<T> Arena<T> {
         // SAFETY: in bounds and disjoint (above); no other operation is open (busy); loans conflict with none of them.
         let r = unsafe {
             f(
-                outs.map(|t| std::slice::from_raw_parts_mut(self.base.add(t.at), t.len())),
-                ins.map(|t| std::slice::from_raw_parts(self.base.add(t.at), t.len())),
+                outs.map(|t| std::slice::from_raw_parts_mut(self.place(t), t.len())),
+                ins.map(|t| std::slice::from_raw_parts(self.place(t), t.len())),
             )
         };
         self.busy.store(false, Ordering::Release);
         r
     }
 
-    fn layout(len: usize) -> Layout {
-        Layout::from_size_align((len.max(1) * size_of::<T>()).next_multiple_of(BYTES), BYTES).expect("a plan within memory")
+    /// Where `t`, which lies within the arena, begins.
+    fn place(&self, t: Tensor) -> *mut T {
+        let ahead = self.ahead;
+        assert!(t.end() <= ahead || t.at >= ahead, "{t:?} lies across element {ahead}, where other memory begins");
+        let (memory, at) = match &self.front {
+            Some(front) if t.at < ahead => (front, t.at),
+            _ => (&self.rest, t.at - ahead),
+        };
+        // SAFETY: both hold what has been asserted to lie within them.
+        unsafe { memory.base().cast::<T>().add(at) }
     }
 }
 
@@ -102,6 +117,7 @@ impl Arena<f32> {
     /// Lends `t`. Panics when an open loan already conflicts with it.
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {
         assert!(t.end() <= self.len, "{t:?} lies outside the arena");
+        let base = self.place(t);
         let clash = |other: Access| other == Access::Write || access == Access::Write;
         let mut table = self.loans.lock().expect("loans");
         if let Some(&(_, lent, other)) = table.iter().find(|(_, lent, other)| clash(*other) && t.meets(*lent)) {
@@ -110,8 +126,7 @@ impl Arena<f32> {
         }
         let id = table.last().map_or(0, |(id, ..)| id + 1);
         table.push((id, t, access));
-        // SAFETY: in bounds (above).
-        Loan { base: unsafe { self.base.add(t.at) }, len: t.len(), access, id, table: self.loans.clone() }
+        Loan { base, len: t.len(), access, id, table: self.loans.clone() }
     }
 }
 
@@ -139,13 +154,6 @@ impl Drop for Loan {
     }
 }
 
-impl<T> Drop for Arena<T> {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.base as *mut u8, Arena::<T>::layout(self.len)) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +172,26 @@ mod tests {
     #[should_panic(expected = "outside the arena")]
     fn an_operand_lies_inside() {
         Arena::<f32>::new(8).unwrap().op([], [row(6, 3)], |_: [&mut [f32]; 0], _| ());
+    }
+
+    #[test]
+    fn the_front_is_of_another_memory() {
+        let front = Memory::private(4 * size_of::<f32>()).unwrap();
+        let base = front.base().cast::<f32>();
+        let arena = Arena::<f32>::new_in(Some(front), 8).unwrap();
+        arena.op([row(0, 4), row(4, 4)], [], |[a, b], []| {
+            assert_eq!(a.as_ptr(), base.cast_const());
+            (a.fill(1.0), b.fill(2.0));
+        });
+        assert_eq!(arena.lend(row(3, 1), Access::Read).slice(), [1.0]);
+        assert_eq!(arena.lend(row(4, 1), Access::Read).slice(), [2.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "lies across element 4")]
+    fn no_operand_lies_in_both_memories() {
+        let front = Memory::private(4 * size_of::<f32>()).unwrap();
+        Arena::<f32>::new_in(Some(front), 8).unwrap().op([], [row(3, 2)], |_: [&mut [f32]; 0], _| ());
     }
 
     #[test]

@@ -9,9 +9,11 @@
 //! The gate [`Arena::op`] checks bounds, that no output overlaps another operand, and that nothing lent to a message or
 //! a file ([`Arena::lend`]) is touched meanwhile. `unsafe` lives behind it.
 mod arena;
+mod memory;
 mod tally;
 pub mod threads;
 pub use arena::{Access, Arena, Loan};
+pub use memory::{Memory, make_real};
 pub use tally::{Note, Part, Row, Tally};
 use threads::Threads;
 
@@ -48,7 +50,11 @@ impl Device {
     ///
     /// Errors: [`crate::error::Error::Failed`] naming the bytes asked for when the system refuses them.
     pub fn cpu(plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
-        let (arena, threads) = (Arena::new(plan.len())?, Threads::new(threads, cores)?);
+        Device::cpu_in(None, plan, threads, cores, precision)
+    }
+    /// The same, with the plan's first tensors in memory that is there already: as many as it holds.
+    pub fn cpu_in(front: Option<Memory>, plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
+        let (arena, threads) = (Arena::new_in(front, plan.len())?, Threads::new(threads, cores)?);
         Ok(Device::Cpu(Cpu { arena, precision, tally: Tally::default(), threads }))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {

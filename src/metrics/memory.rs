@@ -1,5 +1,6 @@
 //! How much memory this process really has: RssAnon + RssShmem of `/proc/self/status`, looked at by a thread that mostly
-//! sleeps. Files that are mapped (the corpus) are not in it: the system takes those back when it wants.
+//! sleeps. Files that are mapped (the corpus) are not in it: the system takes those back when it wants. Neither is the memory of
+//! the other ranks of the node, which the system counts among ours once we have read it.
 use super::units;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,28 +13,30 @@ const EVERY: Duration = Duration::from_millis(50);
 /// Watches the process until it is dropped.
 pub struct Sampler {
     peak: Arc<AtomicU64>,
+    views: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Sampler {
-    pub fn start() -> Sampler {
-        let (peak, stop) = (Arc::new(AtomicU64::new(current())), Arc::new(AtomicBool::new(false)));
-        let (peak_there, stop_there) = (peak.clone(), stop.clone());
+    /// `views`: bytes of others' memory that this process has read.
+    pub fn start(views: Arc<AtomicU64>) -> Sampler {
+        let (peak, stop) = (Arc::new(AtomicU64::new(own(&views))), Arc::new(AtomicBool::new(false)));
+        let (peak_there, views_there, stop_there) = (peak.clone(), views.clone(), stop.clone());
         let watch = move || {
             while !stop_there.load(Ordering::Relaxed) {
-                peak_there.fetch_max(current(), Ordering::Relaxed);
+                peak_there.fetch_max(own(&views_there), Ordering::Relaxed);
                 std::thread::park_timeout(EVERY);
             }
         };
         // Without a thread the peak is that of the moments when someone asks.
         let thread = std::thread::Builder::new().name("memory".into()).stack_size(64 << 10).spawn(watch).ok();
-        Sampler { peak, stop, thread }
+        Sampler { peak, views, stop, thread }
     }
 
     /// The highest seen so far, in bytes; looks once more itself.
     pub fn peak(&self) -> u64 {
-        let now = current();
+        let now = own(&self.views);
         self.peak.fetch_max(now, Ordering::Relaxed).max(now)
     }
 }
@@ -51,6 +54,13 @@ impl Drop for Sampler {
 /// Bytes at this moment; 0 where the system does not tell.
 pub fn current() -> u64 {
     std::fs::read_to_string("/proc/self/status").map_or(0, |status| resident(&status))
+}
+
+/// Bytes at this moment that are not others'. Asked for last: what is about to be read counts as seen already, and too little at
+/// one moment spoils no peak.
+fn own(views: &AtomicU64) -> u64 {
+    let all = current();
+    all.saturating_sub(views.load(Ordering::Relaxed))
 }
 
 fn resident(status: &str) -> u64 {
@@ -95,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_peak_remembers_what_is_gone() {
-        let sampler = Sampler::start();
+        let sampler = Sampler::start(Arc::default());
         let before = sampler.peak();
         let block = vec![1u8; 64 << 20];
         while sampler.peak.load(Ordering::Relaxed) < before + (60 << 20) {

@@ -5,8 +5,8 @@
 //! finite differences ⊢ reference (< 1e-7 relative)      reference ⊢ CPU kernel, fp32 and bf16
 //! ```
 mod bench;
-mod emulated;
 mod determinism;
+mod emulated;
 mod gradients;
 mod parity;
 mod products;

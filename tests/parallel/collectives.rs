@@ -1,7 +1,9 @@
-//! Sums and copies between ranks against a serial sum in rank order, to the last bit.
+//! Sums and copies between ranks against a serial sum in rank order, to the last bit: by messages, out of memory that all
+//! share, and both at once, where ranks {0, 1} and {2, 3} count as two nodes.
 use crate::job;
 use llm_train::comm::{Collective, Mpi, Ticket};
-use llm_train::device::{Access, Device, Precision};
+use llm_train::device::{Access, Device, Memory, Precision};
+use llm_train::error::Result;
 use llm_train::tensor::{Kind, Plan, Tensor};
 
 #[test]
@@ -15,7 +17,11 @@ pub fn rank() {
     let all = job::world();
     for first in 1..=4 {
         let world = all.split(usize::from(all.rank() >= first));
-        tensors(&world);
+        tensors(&world, |_| None);
+        // All neighbours, then 0 and 1 beside 2 and 3; each twice, for memory is given back and taken anew.
+        for room in [world.size(), world.size(), 2, 2].map(|of| world.rank() / of) {
+            tensors(&world, |elements| Some(world.share_in(elements, room)));
+        }
         words(&world);
     }
     launch.leave(0)
@@ -70,14 +76,22 @@ fn check(world: &Mpi, dev: &Device, what: What, t: Tensor) {
     }
 }
 
-fn tensors(world: &Mpi) {
+fn tensors(world: &Mpi, share: impl FnOnce(usize) -> Option<Result<Memory>>) {
     const ALL: [What; 3] = [What::ReduceScatter, What::AllReduce, What::AllGather];
     let mut plan = Plan::default();
     let of = |plan: &mut Plan, block: usize| plan.vector(Kind::Gradients, block * world.size());
-    let places: Vec<(What, Tensor)> =
-        BLOCKS.iter().flat_map(|b| ALL.map(|what| (what, *b))).map(|(w, b)| (w, of(&mut plan, b))).collect();
-    let long = (world.size() <= 2).then(|| of(&mut plan, LONG));
-    let dev = Device::cpu(&plan, 1, &[], Precision::Fp32).unwrap();
+    let mut kinds = |blocks: &[usize]| -> Vec<(What, Tensor)> {
+        blocks.iter().flat_map(|b| ALL.map(|what| (what, *b))).map(|(what, b)| (what, of(&mut plan, b))).collect()
+    };
+    // More than neighbours tell each other of at once.
+    let mut places = kinds(&[&BLOCKS[..], &[3; 25]].concat());
+    let front = places.last().map_or(0, |(_, t)| t.end());
+    // What does not lie in shared memory goes by message all the same.
+    places.extend(kinds(&[63, 1000]));
+    places.rotate_right(4);
+    let front = share(front).and_then(|memory| memory.map_err(|e| assert!(e.to_string().contains("no other rank"), "{e}")).ok());
+    let long = (world.size() <= 2 && front.is_none()).then(|| of(&mut plan, LONG));
+    let dev = Device::cpu_in(front, &plan, 1, &[], Precision::Fp32).unwrap();
     for &(what, t) in &places {
         fill(world, &dev, t);
         begin(world, &dev, what, t).wait();

@@ -1,8 +1,10 @@
 //! The ends of a job that did not go well: it is over soon, everywhere, and says who, where, when and why.
 use crate::job::{self, Ended};
 use llm_train::comm::fault;
+use llm_train::device::{Access, Device, Precision};
 use llm_train::error::{Error, Result};
 use llm_train::launch::{self, Launch, signals};
+use llm_train::tensor::{Kind, Plan};
 use std::time::Duration;
 
 pub fn rank(end: &str) {
@@ -37,6 +39,17 @@ pub fn rank(end: &str) {
                 std::thread::sleep(Duration::from_secs(60));
             }
             launch.comm().exchange(&[0.0]);
+        }
+        "hang of a neighbour" => {
+            fault::patience(2);
+            let mut plan = Plan::default();
+            let t = plan.vector(Kind::Gradients, 3);
+            let front = launch.comm().share(plan.len()).unwrap();
+            let dev = Device::cpu_in(Some(front), &plan, 1, &[], Precision::Fp32).unwrap();
+            if me == 1 {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            launch.comm().all_reduce(dev.lend(t, Access::Write)).wait();
         }
         "error" => {
             let mine: Result<u32> = match me {
@@ -107,8 +120,10 @@ fn a_killed_rank_ends_the_job() {
 
 #[test]
 fn a_rank_that_never_comes_ends_the_job() {
-    let Ended { text, .. } = ends("hang");
-    assert!(text.contains("step 7: waited 2 s for the other ranks"), "{text}");
+    for what in ["hang", "hang of a neighbour"] {
+        let Ended { text, .. } = ends(what);
+        assert!(text.contains("step 7: waited 2 s for the other ranks"), "{text}");
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Ranks × micro-steps × sharding × recomputation: all train the same model.
+//! Ranks × micro-steps × sharding × recomputation × ways of bringing ranks together: all train the same model.
 //!
 //! One job of six ranks divides itself into worlds of 1, 2 and 3, then of 4 and 2, and each runs its part of the grid. Two
-//! things are asked: the same bits from DDP and ZeRO-1, from recomputation or none, and from the same world again; and
+//! things are asked: the same bits from DDP and ZeRO-1, from recomputation or none, from messages, shared memory or both (as
+//! if every two ranks were a node), and from the same world again; and
 //! elsewhere the same weights within rounding, ‖Δw‖/‖w‖ ≤ 1e-6 after ten steps.
 use crate::job;
-use crate::trainer::{Case, train};
+use crate::trainer::{Case, train_in};
 use llm_train::comm::{Collective, Mpi};
 use llm_train::model::{Config, Recompute};
 use llm_train::parallel::Stage;
@@ -12,7 +13,7 @@ use llm_train::parallel::Stage;
 #[test]
 fn ranks_micro_steps_sharding_and_recomputation_give_the_same_weights() {
     let ended = job::succeeds(6, "grid");
-    assert!(ended.text.contains("120 runs agree"), "2 models × 12 cases × 5 worlds");
+    assert!(ended.text.contains("360 runs agree"), "2 models × 12 cases × 3 ways × 5 worlds");
 }
 
 /// A GPT-2 with a tied head and biases, a Llama with grouped queries and an untied head; odd vocabularies.
@@ -37,6 +38,9 @@ fn models() -> [Config; 2] {
 
 /// Samples of a step. 36 rows are computed, whatever the layout, of which the last is padding.
 const SAMPLES: usize = 35;
+
+/// Ranks of a node, as it is made believe. 1: messages alone.
+const NODES: [usize; 3] = [1, 2, usize::MAX];
 
 fn cases(ranks: usize) -> Vec<Case> {
     let mut all = vec![];
@@ -74,8 +78,9 @@ pub fn rank() {
 fn grid(world: &Mpi) -> Vec<u8> {
     let mut bytes = vec![];
     for config in models() {
-        for case in cases(world.size()) {
-            let run = train(world, &config, &case);
+        for (case, node) in cases(world.size()).into_iter().flat_map(|case| NODES.map(|node| (case, node))) {
+            let share = |elements| world.share_in(elements, world.rank() / node).ok();
+            let run = train_in(world, &config, &case, share);
             let mut mine: Vec<u8> = (run.weights.len() as u64).to_ne_bytes().to_vec();
             mine.extend(run.weights.iter().flat_map(|w| w.to_ne_bytes()));
             mine.extend(run.told.iter().flat_map(|w| w.to_ne_bytes()));
@@ -107,7 +112,7 @@ fn read(ranks: usize, bytes: &mut &[u8]) -> Vec<Run> {
         let told = take(8 * 2 * case.steps as usize).as_chunks().0.iter().map(|b| f64::from_ne_bytes(*b)).collect();
         Run { ranks, case, weights, told }
     };
-    cases(ranks).into_iter().map(run).collect()
+    cases(ranks).into_iter().flat_map(|case| NODES.map(|_| case)).map(run).collect()
 }
 
 fn compare(worlds: &[(usize, Vec<u8>)]) {

@@ -10,6 +10,7 @@ mod ends;
 mod grid;
 mod job;
 mod overlap;
+mod speed;
 mod start;
 mod trainer;
 
@@ -21,6 +22,7 @@ fn rank() {
         "collectives" => collectives::rank(),
         "grid" => grid::rank(),
         "overlap" => overlap::rank(),
+        "speed" => speed::rank(),
         "start" => start::rank(),
         end => ends::rank(end),
     }

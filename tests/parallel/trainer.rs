@@ -1,7 +1,8 @@
 //! A small training run on the ranks of a world, as `commands/train.rs` has it, without what surrounds it.
 use llm_train::comm::Collective;
+use llm_train::commands::plan;
 use llm_train::data::{Data, Reading, Share};
-use llm_train::device::{Device, Precision};
+use llm_train::device::{Device, Memory, Precision};
 use llm_train::model::{Config, Decoder, Input, Recompute, Shape};
 use llm_train::optim::{AdamW, Hyper, clip_factor};
 use llm_train::parallel::{self, Clock, Parallel, Stage};
@@ -27,14 +28,21 @@ pub struct Outcome {
     pub clocks: Vec<(Clock, Duration)>,
 }
 
+/// By messages.
 pub fn train(world: &dyn Collective, config: &Config, case: &Case) -> Outcome {
+    train_in(world, config, case, |_| None)
+}
+
+/// With weights and gradients in memory that `share` gives for so many elements.
+pub fn train_in(world: &dyn Collective, config: &Config, case: &Case, share: impl FnOnce(usize) -> Option<Memory>) -> Outcome {
     let Case { micro_batch, global_batch, seq, stage, recompute, steps } = *case;
     let (rank, ranks) = (world.rank(), world.size());
     let mut plan = Plan::default();
     let model = Decoder::plan(&mut plan, config, Shape { micro_batch, seq }, recompute, ranks);
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings: true };
     let optim = AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, rank, ranks), hyper);
-    let dev = Device::cpu(&plan, 1, &[], Precision::Fp32).unwrap();
+    let front = share(plan::front(&model));
+    let dev = Device::cpu_in(front, &plan, 1, &[], Precision::Fp32).unwrap();
     let reading = Reading { seq, vocab: config.vocab, width: None, eos: None, reset_attention: false };
     let data = Data::synthetic(1, &reading);
     let share = Share { rank, ranks, micro_batch, global_batch };
