@@ -15,8 +15,8 @@ use crate::ops::gemm::{kernels, probe};
 use crate::ops::simd;
 use std::path::PathBuf;
 
-/// Chooses for this process, alone or with the ranks of `comm`; the leader says what it chose.
-pub fn choose(precision: Precision, comm: Option<&dyn Collective>) -> Result<()> {
+/// Chooses for this process, alone or with the ranks of `comm`. Returns what it chose, in words.
+pub fn choose(precision: Precision, comm: Option<&dyn Collective>) -> Result<String> {
     let leads = comm.is_none_or(|c| c.rank() == 0);
     let forced = probe::forced(precision, simd::forced().as_deref());
     let key = format!("{}\t{}\t{precision:?}", cores::processor(), env!("CARGO_PKG_VERSION"));
@@ -31,10 +31,9 @@ pub fn choose(precision: Precision, comm: Option<&dyn Collective>) -> Result<()>
         None => (read(&decided, &key, precision).unwrap_or_else(|| probe::fastest(precision)), "the fastest here".into()),
     };
     kernels::choose(precision, found.0);
-    if leads {
-        log::info!("matrix products by the kernel {}, {why}: {:.1} GFLOP/s on one thread", found.0.name, found.1);
-    }
-    Ok(())
+    let said = format!("matrix products by the kernel {}, {why}: {:.1} GFLOP/s on one thread", found.0.name, found.1);
+    log::debug!("{said}");
+    Ok(said)
 }
 
 /// The cache's line, or a new one.

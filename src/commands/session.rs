@@ -98,9 +98,9 @@ impl Session {
         let near = if front.is_some() { launch.local_size } else { 1 };
         let rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
-        introduce(run, launch, &console, &data, &model, &rows, from, steps);
+        let products = launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?;
+        introduce(run, launch, &console, &data, &model, &rows, &products, from, steps);
 
-        launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?;
         let dev = Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision);
         let dev = launch.agree(dev)?;
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
@@ -312,6 +312,7 @@ fn introduce(
     data: &Data,
     model: &Decoder,
     rows: &[(&'static str, u64)],
+    products: &str,
     from: u64,
     steps: u64,
 ) {
@@ -321,6 +322,7 @@ fn introduce(
     console.say(&format!("llm-train {VERSION}\n\n# configuration\n{}", run.describe()));
     run.model.notes.iter().for_each(|note| console.say(&format!("note: {note}")));
     console.say(&launch.table());
+    console.say(products);
     launch.warnings().iter().for_each(|warning| log::warn!("{warning}"));
     data.describe().iter().for_each(|line| console.say(&format!("corpus {line}")));
     console.say(&format!("\n{}\n{}", plan::parameter_table(model), metrics::memory::table(rows, None)));

@@ -119,7 +119,7 @@ fn the_kernel_of_products_is_named_kept_and_forced() {
         job.run()
     };
     let named = |ended: &crate::program::Ended| {
-        let line = ended.err.lines().find(|l| l.contains("matrix products by the kernel")).unwrap_or_default().to_string();
+        let line = ended.out.lines().find(|l| l.contains("matrix products by the kernel")).unwrap_or_default().to_string();
         line.rsplit_once("the kernel ").unwrap_or_default().1.to_string()
     };
     let first = run("first", "").with_code(0);
