@@ -71,7 +71,7 @@ fn a_roofline_adds_up_to_the_step() {
     assert!(number(roofline, "/ceilings/flops_per_second") > 1e8 && number(roofline, "/ceilings/bytes_per_second") > 1e8);
 
     // Each part of the prediction is what its formula says of the counts above.
-    let predicted = &json["prediction"];
+    let predicted = &json["predictions"][0];
     let (flops, bytes) = (2000e9 * 112.0 / 8.0, 614e9 / 8.0);
     let at = |of: &Value| (of["flops"].as_f64().unwrap() / flops).max(of["bytes"].as_f64().unwrap() / bytes);
     let undivided = ops.iter().filter(|op| op["name"] != "square sum").map(at).sum::<f64>();

@@ -97,6 +97,21 @@ fn agree_with_f64_in_the_layers_own_sizes() {
     }
 }
 
+/// Also one whose payload lies in the bits that bf16 drops.
+#[test]
+fn not_a_number_stays_one() {
+    for (kernel, precision) in kernels() {
+        for nan in [f32::NAN, f32::from_bits(0x7f80_0001)] {
+            let (mut a, b, mut c) = (vec![1.0; 3 * 40], vec![1.0; 2 * 40], vec![0.0; 6]);
+            a[40 + 7] = nan;
+            let (c, a, b) = ((&mut c[..], 2), (&a[..], 40), (&b[..], 40));
+            gemm::with(kernel, precision, Layout::NT, [3, 2, 40], Into::Overwrite, (&mut *c.0, 2), a, b, |_, _, _| ());
+            let found: Vec<bool> = c.0.iter().map(|c| c.is_nan()).collect();
+            assert_eq!(found, [false, false, true, true, false, false], "{} {precision:?} {nan:?}", kernel.name);
+        }
+    }
+}
+
 #[test]
 fn the_number_of_threads_does_not_show() {
     let mut numbers = Numbers::new(37);

@@ -36,9 +36,9 @@ pub struct StepArgs {
     /// Each op beside what this machine can do at best
     #[arg(long)]
     pub roofline: bool,
-    /// Predict the step on another node: CORES,GB/s,GFLOP/s per core,RANKS
+    /// Predict the step on another node: CORES,GB/s,GFLOP/s per core,RANKS; also repeated
     #[arg(long, value_name = "C,B,F,R", value_parser = node::parse)]
-    pub node: Option<Node>,
+    pub node: Vec<Node>,
 }
 
 pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
@@ -67,7 +67,7 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
         steps = launch.comm().exchange(&[(seconds / a_step).ceil().max(2.0)])[0][0] as u64;
     }
     session.go_on(steps);
-    let counts = args.roofline || args.node.is_some();
+    let counts = args.roofline || !args.node.is_empty();
     let (rows, went) = tallied(&session.dev, counts, || go(run, launch, &session, &mut output));
     went?;
 
@@ -131,16 +131,18 @@ fn report(
         page += &format!("\n{}", roofline.text(launch.threads, precision));
         json["roofline"] = roofline.json();
     }
-    if let Some(node) = &args.node {
+    let mut predictions = vec![];
+    for node in &args.node {
         let prediction = node.predict(rows, steps.len(), run, ranks);
         page += &format!("\n{}", prediction.text());
-        json["prediction"] = prediction.json();
+        predictions.push(prediction.json());
     }
+    json["predictions"] = json!(predictions);
     tell(page);
     run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &json))
 }
 
-/// A folder for the loop's files, the same on every rank's tongue but written by rank 0 alone; removed when dropped.
+/// A folder for the loop's files, removed when dropped. Only rank 0's is ever made.
 struct Scratch(PathBuf);
 
 impl Scratch {

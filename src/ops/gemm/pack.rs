@@ -39,7 +39,9 @@ impl Number for f32 {
     }
     #[inline(always)]
     fn half(self) -> u16 {
-        (round_bf16(self).to_bits() >> 16) as u16
+        // not a number stays one: its payload may lie in the bits that are dropped
+        let quiet = if self.is_nan() { 0x0040_0000 } else { 0 };
+        ((round_bf16(self).to_bits() | quiet) >> 16) as u16
     }
 }
 #[derive(Clone, Copy)]

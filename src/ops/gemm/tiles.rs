@@ -133,9 +133,10 @@ struct Left {
 fn lies_ready(kernel: &Kernel, a: &Source, m: usize, k: usize) -> bool {
     match a.numbers {
         Numbers::F32(_) => kernel.pair == 1 && (a.along_k || m * k <= SMALL),
-        Numbers::Bf16(_) => {
+        Numbers::Bf16(x) => {
+            let aligned = x.as_ptr().cast::<f32>().is_aligned();
             let whole = k.is_multiple_of(2 * kernel.depth) && m.is_multiple_of(kernel.rows_at_once);
-            kernel.pair == 2 && a.along_k && a.stride.is_multiple_of(2) && whole
+            kernel.pair == 2 && a.along_k && aligned && a.stride.is_multiple_of(2) && whole
         }
         Numbers::Rounding(_) => false,
     }

@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Ours against PyTorch on this machine, in alternation; scripts/bench-cpu.sh starts it.
+
+    first pair   ours, then every way of PyTorch (eager, compile; MKL stock and unlocked on AMD): the two fastest stay
+    later pairs  ours, then those; the faster by its median counts
+    ratio        the median over the pairs of ours / theirs, in tokens/s
+
+A row's best ratio is kept by processor model in benches/record/<processor>.json, the latest table in the .md beside it.
+--check records nothing and fails where a ratio lies below 97 % of the best; --compare RECORD FOUND does only that.
+"""
+import argparse
+import datetime
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+
+KEPT = 0.97  # of the recorded best: what --check asks for
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROGRAM = os.path.join(HERE, "..", "target", "release", "llm-train")
+LLAMA = os.path.join(HERE, "llama-nano.json")
+
+# name, model, sequences, steps, bars: (fp32, bf16 with AMX, bf16 with AVX-512 BF16)
+WORK = [
+    ("nano", "nano", 8, 10, (1.2, 2.0, 1.35)),
+    ("gpt2-124M", "gpt2", 4, 5, (1.1, 2.0, 1.35)),
+    ("llama-nano", LLAMA, 8, 10, (1.2, 2.0, 1.35)),
+]
+SEQ = 256
+RANKS = {"fp32": 0.95, "bf16": 0.85}  # bars of 2 ranks × 1 thread against 1 rank × 2 threads
+
+
+def refuse(sentence):
+    print(f"bench-cpu: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def flags():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        text = file.read()
+    return set(re.search(r"^flags\s*:(.*)$", text, re.M).group(1).split()), "AuthenticAMD" in text
+
+
+def bar(bars, precision):
+    """What the row is to reach here; None where bf16 has no instructions of its own."""
+    have, _ = flags()
+    if precision == "fp32":
+        return bars[0]
+    return bars[1] if "amx_bf16" in have else bars[2] if "avx512_bf16" in have else None
+
+
+def measured(command, env=None):
+    """The program's stdout and the most memory it had, in MiB."""
+    with tempfile.TemporaryFile("w+") as out:
+        child = subprocess.Popen(command, stdout=out, env={**os.environ, **(env or {})})
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            sys.exit(f"bench-cpu: {' '.join(command)}: exit code {child.returncode}")
+        out.seek(0)
+        return out.read(), usage.ru_maxrss / 1024
+
+
+def ours(model, batch, precision, steps, ranks, threads):
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "step.json")
+        launcher = ["mpirun", "-n", str(ranks), "--bind-to", "none"] if ranks > 1 else []
+        command = launcher + [
+            PROGRAM, "bench", "step", "--model", model, "--micro-batch", str(batch // ranks), "--global-batch", str(batch),
+            "--seq-len", str(SEQ), "--precision", precision, "--threads", str(threads // ranks), "--zero", "1",
+            "--warm-up", "2", "--steps", str(steps), "--json", file]
+        _, memory = measured(command)
+        with open(file, encoding="utf-8") as found:
+            return {**json.load(found), "memory": memory}
+
+
+def sizes(model):
+    """Of a preset, as llm-train has it."""
+    with tempfile.NamedTemporaryFile("r") as file:
+        subprocess.run([PROGRAM, "plan", "--model", model, "--json", file.name], check=True, stdout=subprocess.DEVNULL)
+        config = json.load(file)["config"]["model"]
+    return [x for key in ["layers", "heads", "width", "hidden", "vocab", "context"] for x in (f"--{key}", str(config[key]))]
+
+
+def theirs(model, batch, precision, steps, threads, way):
+    what = ["--llama", model] if model.endswith(".json") else sizes(model)
+    command = [sys.executable, os.path.join(HERE, "yardstick.py"), *what, "--batch", str(batch), "--seq", str(SEQ),
+               "--precision", precision, "--steps", str(steps), "--warm-up", str(min(2, steps)), "--threads", str(threads)]
+    env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if "unlocked" in way:
+        env["LD_PRELOAD"] = os.environ["BENCH_MKL"]
+    out, memory = measured(command + (["--compile"] if "compile" in way else []), env)
+    return {**json.loads(out.splitlines()[-1]), "memory": memory}
+
+
+def ways():
+    """Of PyTorch. BENCH_MKL: a library that tells MKL that it runs on an Intel processor."""
+    on_amd = os.environ.get("BENCH_MKL") and flags()[1]
+    return [f"{how}, {mkl}" for how in ["eager", "compile"] for mkl in (["stock", "unlocked"] if on_amd else ["stock"])]
+
+
+def row(name, pairs, a, others, least):
+    """Runs of `a` and of each of `others` in turn; in later pairs only the two fastest of these."""
+    left, right, stay = [], {}, list(others)
+    for pair in range(pairs):
+        left.append(a())
+        for way in stay:
+            right.setdefault(way, []).append(others[way]())
+            rates = f"{left[-1]['tokens_per_second']['median']:.0f} against {rate(right[way][-1]):.0f}"
+            print(f"{name}, pair {pair + 1}: {rates} tokens/s ({way})", flush=True)
+        stay.sort(key=lambda way: -statistics.median(map(rate, right[way])))
+        stay = stay[:2]
+    best = stay[0]
+    ratios = [rate(x) / rate(y) for x, y in zip(left, right[best])]
+    middle = statistics.median
+    return {
+        "row": name, "way": best, "bar": least, "ratio": middle(ratios), "ratios": ratios,
+        "ours": middle(map(rate, left)), "theirs": {way: middle(map(rate, runs)) for way, runs in right.items()},
+        "memory": middle(x["memory"] for x in left), "their_memory": middle(x["memory"] for x in right[best]),
+        "torch": next((x["torch"] for x in right[best] if "torch" in x), None), "processor": left[0]["processor"],
+    }
+
+
+def rate(run):
+    found = run["tokens_per_second"]
+    return found["median"] if isinstance(found, dict) else found
+
+
+def table(found):
+    lines = ["| work | ours | theirs | ratio (spread) | bar | memory, MiB | ratio |", "|---|---|---|---|---|---|---|"]
+    for r in found:
+        ways_ = "; ".join(f"{way} {x:,.0f}" for way, x in r["theirs"].items())
+        met = "measured only" if r["bar"] is None else f"≥ {r['bar']}: {'met' if r['ratio'] >= r['bar'] else 'missed'}"
+        memory = "" if r["way"] == "1 rank" else f"{r['memory']:,.0f} against {r['their_memory']:,.0f}"
+        share = "" if r["way"] == "1 rank" else f"{r['memory'] / r['their_memory']:.2f}"
+        spread = f"{r['ratio']:.3f} ({min(r['ratios']):.3f} to {max(r['ratios']):.3f})"
+        lines.append(f"| {r['row']} | {r['ours']:,.0f} | {ways_} | {spread} | {met} | {memory} | {share} |")
+    return "\n".join(lines) + "\n"
+
+
+def compare(record, found):
+    """A line for each row below KEPT of its recorded best."""
+    best = record["best"]
+    return [
+        f"{r['row']}: recorded {best[r['row']]['ratio']:.3f} ({best[r['row']]['date']}), found {r['ratio']:.3f}, "
+        f"{100 * r['ratio'] / best[r['row']]['ratio']:.1f} %"
+        for r in found if r["row"] in best and r["ratio"] < KEPT * best[r["row"]]["ratio"]
+    ]
+
+
+def judge(record, found):
+    below = compare(record, found)
+    for line in below:
+        print(f"bench-cpu: below {KEPT:.0%} of the record: {line}", file=sys.stderr)
+    known = sum(r["row"] in record["best"] for r in found)
+    if not known:
+        refuse("the record has none of the rows found; run it without --check first")
+    print(f"bench-cpu: {known - len(below)} of {known} rows are at {KEPT:.0%} of the record or above")
+    sys.exit(1 if below else 0)
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def keep(path, found, about):
+    """The latest figures, and of each row the best there has been."""
+    record = read(path + ".json") if os.path.exists(path + ".json") else {"best": {}}
+    for r in found:
+        old = record["best"].get(r["row"])
+        if old is None or r["ratio"] > old["ratio"]:
+            record["best"][r["row"]] = {key: r[key] for key in ["ratio", "ours", "way"]} | {key: about[key] for key in ["date", "revision"]}
+    record |= {"about": about, "latest": found}
+    with open(path + ".json", "w", encoding="utf-8") as file:
+        json.dump(record, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    with open(path + ".md", "w", encoding="utf-8") as file:
+        file.write(page(found, about))
+
+
+def page(found, about):
+    return (f"# {about['processor']}, {about['cores']} cores, {about['threads']} used\n\n"
+            f"{about['date']}, git {about['revision']}, PyTorch {about['torch']}, transformers {about['transformers']}, "
+            f"{about['mpi']}; `scripts/bench-cpu.sh`, {about['pairs']} pairs in alternation, T = {SEQ}, tokens/s (medians).\n\n"
+            + table(found) + "\nThe fastest way of PyTorch counts; beyond the two fastest each was run once. Best so far: the `.json` beside this.\n")
+
+
+def said(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip().split("\n")[0]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def main():
+    p = argparse.ArgumentParser(prog="scripts/bench-cpu.sh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--check", action="store_true", help="hold the ratios to the record; exit 1 below it")
+    p.add_argument("--quick", action="store_true", help="one pair of two steps, the small models only, nothing recorded")
+    p.add_argument("--rows", default="", metavar="REGEX", help="only the rows whose names match")
+    p.add_argument("--pairs", type=int, default=3)
+    p.add_argument("--threads", type=int, default=2, help="cores used by either side")
+    p.add_argument("--compare", nargs=2, metavar=("RECORD", "FOUND"), help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.compare:
+        record, found = map(read, a.compare)
+        judge(record, found["latest"])
+
+    pairs, found = (1 if a.quick else a.pairs), []
+    for name, model, batch, steps, bars in WORK:
+        steps = 2 if a.quick else steps
+        for precision in ["fp32", "bf16"]:
+            title = f"{name} {precision}, B = {batch}"
+            if (a.quick and model == "gpt2") or not re.search(a.rows, title):
+                continue
+            least = bar(bars, precision)
+            # Without instructions for it bf16 takes PyTorch minutes a step: looked at once, and not held to anything.
+            those, times, count = (ways(), pairs, steps) if least else (ways()[:1], 1, 1)
+            mine = lambda: ours(model, batch, precision, count, 1, a.threads)
+            yours = {way: lambda way=way: theirs(model, batch, precision, count, a.threads, way) for way in those}
+            found.append(row(title, times, mine, yours, least))
+    for precision, least in RANKS.items():
+        model, batch, steps = ("nano", 8, 2) if a.quick else ("gpt2", 4, 5)
+        title = f"{'nano' if a.quick else 'gpt2-124M'} {precision}, 2 ranks against 1"
+        if re.search(a.rows, title):
+            one = {"1 rank": lambda: ours(model, batch, precision, steps, 1, a.threads)}
+            found.append(row(title, pairs, lambda: ours(model, batch, precision, steps, 2, a.threads), one, least))
+    if not found:
+        refuse(f"--rows: no row matches {a.rows}")
+
+    import transformers
+    about = {
+        "processor": found[0]["processor"], "cores": len(os.sched_getaffinity(0)), "threads": a.threads, "pairs": pairs,
+        "date": datetime.date.today().isoformat(), "revision": said("git", "rev-parse", "--short", "HEAD"),
+        "torch": next((r["torch"] for r in found if r["torch"]), "not run"), "transformers": transformers.__version__,
+        "mpi": said("mpirun", "--version"),
+    }
+    print("\n" + page(found, about))
+    slug = re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-")
+    path = os.path.join(HERE, "record", slug)
+    if a.check:
+        if not os.path.exists(path + ".json"):
+            refuse(f"benches/record/{slug}.json: no record of this processor; run it without --check first")
+        judge(read(path + ".json"), found)
+    if not a.quick:
+        keep(path, found, about)
+        print(f"bench-cpu: recorded in benches/record/{slug}.md")
+
+
+if __name__ == "__main__":
+    main()

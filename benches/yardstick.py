@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""What PyTorch does with the same work: one training run on made-up tokens, its figures in one JSON line.
+
+A model with a config.json is transformers' LlamaForCausalLM; else it is a plain GPT-2 of the sizes given: fused q, k, v,
+scaled_dot_product_attention, tanh GELU, tied head, no dropout. A step is what ours is: gradients to zero, forward, mean
+cross-entropy, backward, clipping to norm 1, AdamW (fused) with decay on matrices. bf16 is autocast.
+"""
+import argparse
+import json
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads, hidden):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x):
+        batch, seq, width = x.shape
+        heads = self.qkv(self.norm1(x)).view(batch, seq, 3, self.heads, width // self.heads)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(batch, seq, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class Gpt2(nn.Module):
+    def __init__(self, layers, heads, width, hidden, vocab, context):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocab, width), nn.Embedding(context, width)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for p in self.parameters():
+            if p.dim() == 2:
+                nn.init.normal_(p, std=0.02)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return F.linear(self.norm(x), self.tokens.weight)
+
+
+class Llama(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        self.model = LlamaForCausalLM(LlamaConfig(**config, use_cache=False))
+
+    def forward(self, tokens):
+        return self.model(tokens).logits
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--llama", metavar="config.json", help="transformers' Llama in place of GPT-2")
+    for size in ["layers", "heads", "width", "hidden", "vocab", "context"]:
+        p.add_argument(f"--{size}", type=int)
+    p.add_argument("--batch", type=int, required=True)
+    p.add_argument("--seq", type=int, required=True)
+    p.add_argument("--steps", type=int, default=10)
+    p.add_argument("--warm-up", type=int, default=3)
+    p.add_argument("--threads", type=int, required=True)
+    p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    p.add_argument("--compile", action="store_true")
+    a = p.parse_args()
+
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(1)
+    if a.llama:
+        with open(a.llama, encoding="utf-8") as file:
+            config = json.load(file)
+        model, vocab = Llama(config), config["vocab_size"]
+    else:
+        model, vocab = Gpt2(a.layers, a.heads, a.width, a.hidden, a.vocab, a.context), a.vocab
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), fused=True)
+    run = torch.compile(model) if a.compile else model
+
+    times = []
+    for _ in range(a.warm_up + a.steps):
+        rows = torch.randint(0, vocab, (a.batch, a.seq + 1))
+        tokens, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        began = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=a.precision == "bf16"):
+            loss = F.cross_entropy(run(tokens).flatten(0, 1).float(), targets.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        last = loss.item()
+        times.append(time.perf_counter() - began)
+    times = times[a.warm_up:]
+    print(json.dumps({
+        "tokens_per_second": a.batch * a.seq / statistics.median(times),
+        "step_seconds": times,
+        "loss": last,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "torch": torch.__version__,
+    }))
+
+
+if __name__ == "__main__":
+    main()
