@@ -181,7 +181,8 @@ mod tests {
         let arena = Arena::<f32>::new_in(Some(front), 8).unwrap();
         arena.op([row(0, 4), row(4, 4)], [], |[a, b], []| {
             assert_eq!(a.as_ptr(), base.cast_const());
-            (a.fill(1.0), b.fill(2.0));
+            a.fill(1.0);
+            b.fill(2.0);
         });
         assert_eq!(arena.lend(row(3, 1), Access::Read).slice(), [1.0]);
         assert_eq!(arena.lend(row(4, 1), Access::Read).slice(), [2.0]);

@@ -133,7 +133,9 @@ impl Threads {
         s.take(0, f);
         wait(&s.caller_sleeps, || s.busy.load(Ordering::SeqCst) == 0);
         let panic = s.panic.lock().expect("no task holds it").take();
-        panic.into_iter().for_each(|p| resume_unwind(p));
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
     }
 
     fn wake(&self) {

@@ -9,13 +9,13 @@
 //! A unit u is one f32, or two bf16 of neighbouring k, which [`Lanes::fma`] then multiplies and adds together.
 //! R·V sums live in registers; what a processor can hold decides R and V.
 
-/// One vector of sums.
+/// One vector of sums. The functions' callers have the processor's instructions; `p` points at N numbers (units), for
+/// `splat` at one.
+#[allow(clippy::missing_safety_doc)]
 pub trait Lanes {
     type V: Copy;
     /// Numbers in it.
     const N: usize;
-    /// # Safety
-    /// The processor has the instructions; `p` points at N numbers (units), for `splat` at one.
     unsafe fn zero() -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
@@ -55,10 +55,10 @@ unsafe fn step<L: Lanes, const R: usize, const V: usize>(
     // SAFETY: the promise of `multiply`'s caller.
     unsafe {
         let b: [L::V; V] = std::array::from_fn(|j| L::load(b.add(j * L::N)));
-        for i in 0..R {
+        for (i, sums) in sums.iter_mut().enumerate() {
             let one = L::splat(a(i));
-            for j in 0..V {
-                sums[i][j] = L::fma(one, b[j], sums[i][j]);
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = L::fma(one, b, *sum);
             }
         }
     }
@@ -91,10 +91,10 @@ pub unsafe fn multiply<L: Lanes, const R: usize, const V: usize>(x: Block) {
                 a = a.wrapping_add(x.a_unit);
             }
         }
-        for i in 0..R {
-            for j in 0..V {
+        for (i, sums) in sums.into_iter().enumerate() {
+            for (j, sum) in sums.into_iter().enumerate() {
                 let c = x.c.add(i * x.c_row + j * L::N);
-                L::store(c, if x.add { L::add(L::load(c), sums[i][j]) } else { sums[i][j] });
+                L::store(c, if x.add { L::add(L::load(c), sum) } else { sum });
             }
         }
     }
