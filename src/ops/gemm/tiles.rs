@@ -10,7 +10,7 @@
 use super::micro::Block;
 use super::pack::{Numbers, Panels, Part, Source, panel_stride};
 use super::{Into, Kernel, Write};
-use crate::device::{Precision, threads};
+use crate::device::{Memory, Precision, threads};
 use crate::ops::rows::Shared;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -33,13 +33,12 @@ const WORTH: usize = 1 << 15;
 const SMALL: usize = 1 << 13;
 
 /// Structural: vectors are loaded from its start.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[allow(dead_code)] [u32; 16]); // read as a slice
+const LINE: usize = 16;
 
 thread_local! {
-    /// Packed slabs of a product that this thread began; grown by the first step, then reused.
-    static ROOM: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    /// Packed slabs of a product that this thread began, in huge pages where they are large; grown by the first step, then
+    /// reused.
+    static ROOM: RefCell<Option<Memory>> = const { RefCell::new(None) };
 }
 
 /// Elements of working memory that products keep, beside the plan's, with `threads` threads: the slabs of the thread that
@@ -71,23 +70,24 @@ pub fn multiply(
         let of_b = wide.next_multiple_of(kernel.cols) / kernel.panel * panel_stride(kernel.panel, units);
         // packed by blocks, or with a little between the rows
         let of_a = if direct { 0 } else { (units + 16) * (high + kernel.rows) };
-        let lines = (of_a + of_b).div_ceil(16);
-        if room.len() < lines {
-            room.resize(lines, Line([0; 16]));
+        let of_b = of_b.next_multiple_of(LINE);
+        let bytes = size_of::<u32>() * (of_a + of_b);
+        if room.as_ref().is_none_or(|room| room.bytes() < bytes) {
+            *room = Some(Memory::private(bytes).expect("room for packed operands, which the plan has counted"));
         }
-        let (of_b, of_a) = room.split_at_mut(of_b.div_ceil(16));
+        let (of_b, of_a) = room.as_mut().expect("made above").words().split_at_mut(of_b);
         for first in (0..k).step_by(deep) {
             let depth = first..k.min(first + deep);
             let mut packed = None;
             for col in (0..n).step_by(wide) {
                 let cols = col..n.min(col + wide);
-                let panels = pack_panels(kernel, Line::flat(of_b), &b, cols.clone(), depth.clone());
+                let panels = pack_panels(kernel, of_b, &b, cols.clone(), depth.clone());
                 for row in (0..m).step_by(high) {
                     let rows = row..m.min(row + high);
                     let left = match packed {
                         Some((at, left)) if at == rows.start => left,
                         _ if direct => in_place(kernel, &a, depth.start),
-                        _ => pack_left(kernel, Line::flat(of_a), &a, rows.clone(), depth.clone()),
+                        _ => pack_left(kernel, of_a, &a, rows.clone(), depth.clone()),
                     };
                     packed = (!direct).then_some((rows.start, left));
                     let add = into == Into::Add || depth.start > 0;
@@ -103,13 +103,6 @@ pub fn multiply(
             }
         }
     });
-}
-
-impl Line {
-    const fn flat(lines: &mut [Line]) -> &mut [u32] {
-        // SAFETY: a line is sixteen numbers.
-        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), 16 * lines.len()) }
-    }
 }
 
 /// A length of pieces that is at most `most`, a multiple of `of`, and as even as can be.
