@@ -96,7 +96,7 @@ impl Session {
         let (plan, model, optim, stage) = plan::lay_out(run, launch.rank(), launch.size());
         let front = shared_memory(run, launch, plan::front(&model));
         let near = if front.is_some() { launch.local_size } else { 1 };
-        let rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), near, launch.threads);
+        let rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         let products = launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?;
         introduce(run, launch, &console, &data, &model, &rows, &products, from, steps);
