@@ -13,8 +13,10 @@ from pathlib import Path
 
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_100a"]
 OPS = Path(__file__).resolve().parent.parent / "src" / "ops"
+# What stands before every kernel file.
+SHARED = [OPS / "prelude.cu", OPS / "attention" / "tiles.cu"]
 # Kernels whose work is a few numbers or a gather of 4-byte sums: no access of 16 bytes to be had.
-NARROW = {"sum_losses", "sum_partials", "clip", "column_reduce"}
+NARROW = {"sum_losses", "sum_partials", "clip", "column_reduce", "sample", "attention_decode"}
 
 
 class Nvrtc:
@@ -93,8 +95,8 @@ def launches(source):
 
 def main():
     nvrtc = Nvrtc(sys.argv[1])
-    files = [Path(f).resolve() for f in sys.argv[2:]] or sorted(p for p in OPS.rglob("*.cu") if p.name != "prelude.cu")
-    prelude = (OPS / "prelude.cu").read_text()
+    files = [Path(f).resolve() for f in sys.argv[2:]] or sorted(p for p in OPS.rglob("*.cu") if p not in SHARED)
+    shared = "".join(p.read_text() for p in SHARED)
     print(f"NVRTC {nvrtc.version()}")
     print(f"{'':8} {'kernel':22} {'registers':>9} {'shared':>7} {'stack':>6} {'spills':>7} {'16 B':>5}  launch")
     wrong, kernels = [], 0
@@ -102,7 +104,7 @@ def main():
         for file in files:
             source = file.read_text()
             options = [f"--gpu-architecture={arch}", "--std=c++17", "--ptxas-options=-v", "--ptxas-options=-warn-spills"]
-            ptx, log = nvrtc.compile(prelude + source, str(file.relative_to(OPS)), options)
+            ptx, log = nvrtc.compile(shared + source, str(file.relative_to(OPS)), options)
             wrong += [f"{arch} {line}" for line in log.splitlines() if "warning" in line]
             wide, said = wide_accesses(ptx), launches(source)
             if said.keys() != resources(log).keys():
@@ -119,7 +121,7 @@ def main():
                     wrong.append(f"{name}: its comment does not say `grid`")
             # The same text with float activations must compile too, cleanly.
             if "bf16 only" not in source:
-                _, log = nvrtc.compile(prelude + source, file.name, options + ["-DREAL=float"])
+                _, log = nvrtc.compile(shared + source, file.name, options + ["-DREAL=float"])
                 for name, r in resources(log).items():
                     if r["stack"] or r["stores"] or r["loads"]:
                         wrong.append(f"{arch} {name} of floats: stack of {r['stack']} bytes, spills {r['stores']}/{r['loads']}")
