@@ -34,8 +34,9 @@ extern "C" __global__ void __launch_bounds__(256) column_sums(float* partials, c
     }
 }
 
-// a += the sums of partials (count, C); or, with b, of partials (count, 2, C): a += those of [·][0], b += those of [·][1].
-//   grid (⌈C/32⌉, b ? 2 : 1), block (32, 8), shared 0
+// a += the sums of partials (count, C); or of partials (count, 2, C): a += those of [·][0], b, which may be null, += those
+// of [·][1].
+//   grid (⌈C/32⌉, 1 or 2), block (32, 8), shared 0
 extern "C" __global__ void __launch_bounds__(256) column_reduce(float* a, float* b, const float* partials, int count, int C) {
     __shared__ float sums[8][32];
     const int c = blockIdx.x * 32 + threadIdx.x;

@@ -1,0 +1,1 @@
+pub fn sources() -> std::path::PathBuf { crate::simulator::ops() }
