@@ -9,7 +9,8 @@
 //! the file with HOSTSIM_MUTANT=17. With 0 the same tests pass.
 use crate::planted::{BY_HAND, Planted};
 use crate::sanitizer;
-use crate::simulator::{MUTANT, Real, SANITIZED, Simulator, mutated, ops, sanitized};
+use crate::simulator::{MUTANT, Real, Simulator, mutated, ops, sanitized};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -94,15 +95,14 @@ fn active(text: &str, number: usize) -> String {
 /// Plants what is planted at every place of its kind. `add` names a mutant and returns its number.
 fn everywhere(text: &str, add: &mut impl FnMut(String) -> usize) -> String {
     let mut out = String::new();
-    let lines: Vec<&str> = text.lines().collect();
     let mut behind = None; // a wait to be made up for at the next barrier
-    for (i, line) in lines.iter().enumerate() {
+    for (i, line) in text.lines().enumerate() {
         let at = i + 1;
         let trimmed = line.trim_start();
-        let mut line = line.to_string();
+        let mut line = line.to_owned();
         if trimmed.starts_with("__syncthreads();") {
             let number = add(format!("no barrier in line {at}"));
-            let after: String = behind.take().unwrap_or_default();
+            let after = behind.take().unwrap_or_default();
             line = line.replacen("__syncthreads();", &active(&format!("if (!M) __syncthreads(); {after}"), number), 1);
         } else if trimmed.starts_with("copy_commit();") {
             let number = add(format!("no commit in line {at}"));
@@ -113,11 +113,9 @@ fn everywhere(text: &str, add: &mut impl FnMut(String) -> usize) -> String {
             let (none, more) = (add(format!("no wait in line {at}")), add(format!("the wait in line {at} is for a group less")));
             let late = add(format!("the wait in line {at} is behind the barrier"));
             behind = Some(active(&format!("if (M) copy_wait<{groups}>();"), late));
-            let chosen = format!(
-                "if (hostsim::mutant == {more}) copy_wait<{}>(); else if (hostsim::mutant != {none} && hostsim::mutant != {late}) copy_wait<{groups}>();",
-                groups + 1
-            );
-            line = chosen;
+            let (fewer, usual) = (format!("copy_wait<{}>();", groups + 1), format!("copy_wait<{groups}>();"));
+            let neither = format!("hostsim::mutant != {none} && hostsim::mutant != {late}");
+            line = format!("if (hostsim::mutant == {more}) {fewer} else if ({neither}) {usual}");
         }
         out += &line;
         out.push('\n');
@@ -131,8 +129,8 @@ fn run(number: usize, tests: &str, under_sanitizer: bool) -> (bool, String) {
     let mut command = if under_sanitizer { sanitizer::command() } else { Command::new(std::env::current_exe().unwrap()) };
     command.args([tests, "--test-threads=1"]).env(MUTANT, number.to_string());
     let log = tempfile::NamedTempFile::new().unwrap();
-    let (out, err) = (log.reopen().unwrap(), log.reopen().unwrap());
-    let mut child = command.stdout(Stdio::from(out)).stderr(Stdio::from(err)).spawn().unwrap();
+    let both = || Stdio::from(OpenOptions::new().append(true).open(log.path()).unwrap());
+    let mut child = command.stdout(both()).stderr(both()).spawn().unwrap();
     let start = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -146,8 +144,8 @@ fn run(number: usize, tests: &str, under_sanitizer: bool) -> (bool, String) {
         std::thread::sleep(Duration::from_millis(5));
     };
     let said = String::from_utf8_lossy(&std::fs::read(log.path()).unwrap()).into_owned();
-    let telling = |l: &&str| ["hostsim:", "reference says", "depends on", "ERROR: Addr", "is off by", "relative error"].iter().any(|t| l.contains(t));
-    let first = said.lines().find(telling).or(said.lines().find(|l| l.contains("panicked"))).unwrap_or("").to_owned();
+    let telling = ["hostsim:", "reference says", "depends on", "ERROR: Addr", "is off by", "relative error", "panicked"];
+    let first = telling.iter().find_map(|t| said.lines().find(|l| l.contains(t))).unwrap_or("").to_owned();
     match status {
         Some(status) => (!status.success(), if status.success() { said } else { first }),
         None => (true, "no end".to_owned()),
@@ -197,5 +195,4 @@ fn nothing_but_building() {
     if mutated() {
         Simulator::new(Real::Bf16);
     }
-    let _ = SANITIZED;
 }

@@ -10,7 +10,8 @@ fn sample() {
     each_real(|sim| {
         for &vocab in sizes {
             // Whole numbers among them, and two at the top: ties.
-            let logits: Vec<f32> = random("z", vocab).iter().enumerate().map(|(i, z)| if i % 3 == 0 { z.round() } else { 2.0 * z }).collect();
+            let logits: Vec<f32> =
+                random("z", vocab).iter().enumerate().map(|(i, z)| if i % 3 == 0 { z.round() } else { 2.0 * z }).collect();
             let mut logits = sim.rounded(&logits);
             logits.iter_mut().skip(1).step_by(3).take(2).for_each(|z| *z = 8.0);
             logits.iter_mut().skip(3).step_by(50).for_each(|z| *z = f32::NAN);

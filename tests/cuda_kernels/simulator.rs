@@ -61,7 +61,11 @@ impl Simulator {
     pub fn new(real: Real) -> Simulator {
         let mut flags = if real == Real::Float { vec!["-DREAL=float"] } else { vec![] };
         if sanitized() {
-            flags.extend(["-fsanitize=address", "-fsanitize-sections=hostsim_shared", "--param=asan-instrumentation-with-call-threshold=0"]);
+            flags.extend([
+                "-fsanitize=address",
+                "-fsanitize-sections=hostsim_shared",
+                "--param=asan-instrumentation-with-call-threshold=0",
+            ]);
         }
         let built = build(&if mutated() { super::mutants::sources() } else { ops() }, &flags);
         // A copy for each simulator: the library's statics are its shared memory and its threads.
@@ -77,7 +81,8 @@ impl Simulator {
                 assert!(!found.is_null(), "{name:?} is not in the library of kernels");
                 found
             };
-            if !sanitized() { // which has a report of its own
+            if !sanitized() {
+                // which has a report of its own
                 std::mem::transmute::<*mut c_void, unsafe extern "C" fn()>(find(c"hostsim_report_faults"))();
             }
             Simulator {
