@@ -6,7 +6,8 @@ use llm_train::ops::activation::{self, Activation};
 
 #[test]
 fn activation() {
-    let shapes: &[(usize, usize)] = if mutated() { &[(3, 72), (3, 13)] } else { &[(1, 1), (1, 8), (5, 7), (3, 72), (40, 128), (3, 2051)] };
+    let shapes: &[(usize, usize)] =
+        if mutated() { &[(3, 72), (3, 13)] } else { &[(1, 1), (1, 8), (5, 7), (3, 72), (40, 128), (3, 2051)] };
     each_real(|sim| {
         for &(n, f) in shapes {
             for (kind, name) in [(Activation::Gelu, "gelu"), (Activation::Relu, "relu"), (Activation::SwiGlu, "swiglu")] {

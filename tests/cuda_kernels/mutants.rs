@@ -1,1 +1,3 @@
-pub fn sources() -> std::path::PathBuf { crate::simulator::ops() }
+pub fn sources() -> std::path::PathBuf {
+    crate::simulator::ops()
+}

@@ -12,8 +12,11 @@ fn block(c: usize) -> usize {
 
 #[test]
 fn norm() {
-    let shapes: &[(usize, usize)] =
-        if mutated() { &[(5, 300), (3, 768)] } else { &[(1, 1), (1, 8), (3, 7), (5, 64), (4, 300), (7, 768), (2, 2056), (2, 2051)] };
+    let shapes: &[(usize, usize)] = if mutated() {
+        &[(5, 300), (3, 768)]
+    } else {
+        &[(1, 1), (1, 8), (3, 7), (5, 64), (4, 300), (7, 768), (2, 2056), (2, 2051)]
+    };
     each_real(|sim| {
         for &(n, c) in shapes {
             for (kind, with_beta) in [(Norm::Layer, true), (Norm::Layer, false), (Norm::Rms, false)] {
@@ -36,7 +39,8 @@ fn norm() {
                         [y, stats].into_iter().chain(sum).collect()
                     });
                     // the norm is of the sum as memory holds it
-                    let s = if adds { sim.rounded(&x.iter().zip(&add).map(|(x, a)| x + a).collect::<Vec<_>>()) } else { x.clone() };
+                    let s =
+                        if adds { sim.rounded(&x.iter().zip(&add).map(|(x, a)| x + a).collect::<Vec<_>>()) } else { x.clone() };
                     if adds {
                         assert_eq!(sim.floats(&forward[2]), s, "{name}: sum");
                     }
