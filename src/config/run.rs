@@ -117,8 +117,18 @@ pub struct Optim {
     pub clip: Option<f64>,
 }
 
+/// Where the work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// On GPUs where every rank finds one, else on the CPU.
+    Auto,
+    Cpu,
+    Cuda,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct System {
+    pub device: DeviceKind,
     pub precision: Precision,
     /// Per rank. `None`: the cores this rank may use.
     pub threads: Option<usize>,

@@ -177,7 +177,8 @@ impl Decoder {
         forward.chain(head.chain(blocks).map(|group| (group, Pass::Backward))).collect()
     }
 
-    /// Σ of the loss over the targets, in nats. Gradients += `scale` · ∂Σ/∂parameter.
+    /// Σ of the loss over the targets, in nats, or 0 where the device keeps it ([`Device::take_loss`]): nothing waits here.
+    /// Gradients += `scale` · ∂Σ/∂parameter.
     ///
     /// Panics on a decoder that was planned for inference, and where the input is not B·T tokens.
     pub fn forward_backward(&self, dev: &Device, input: &Input, scale: f32, on: &mut impl Schedule) -> f64 {
@@ -235,7 +236,7 @@ impl Decoder {
         self.head(dev, input, on, |first, z| {
             total += loss::cross_entropy_only(dev, z, &input.targets[first..first + z.rows], self.config.vocab);
         });
-        total
+        total + dev.take_loss()
     }
 
     /// The logits of every row, (B·T, V), on the host: for tests and small models.

@@ -123,6 +123,7 @@ impl<'a> Parallel<'a> {
         }
         self.clock.exposed += began.elapsed();
         let (rank, size) = (self.comm.rank(), self.comm.size());
+        let loss = loss + self.dev.take_loss();
         let own = self.groups.iter().map(|g| own_block(g, rank, size).grads);
         let squares: f64 = own.map(|g| elementwise::square_sum(self.dev, Tensor::range(g.start, g.end))).sum();
         let began = Instant::now();
