@@ -95,8 +95,9 @@ attention_plain_dq(real* dqkv, float* delta, const real* dy, const real* y, cons
 }
 
 // dk and dv of each key, over the queries that see it, head after head.
+// Room for two blocks, or the compiler aims at registers for more and spills.
 //   grid (⌈T/8⌉, K, B), block 256, shared 0
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 attention_plain_dkv(real* dqkv, const real* dy, const real* qkv, const float* lse, const float* delta, const u32* starts, int T,
                     int H, int K, int D) {
     const int j = 8 * blockIdx.x + (threadIdx.x >> 5), kv = blockIdx.y, width = (H + 2 * K) * D;
