@@ -63,12 +63,6 @@ pub fn memory_rows(
     ]
 }
 
-/// The same rows for a run on a GPU: what lies beside the plan there takes the place of what lies on the host.
-pub fn on_gpu(rows: &mut Vec<(&'static str, u64)>, beside: u64) {
-    rows.retain(|(name, _)| !["libraries", "checkpoint", "process", "communication"].contains(name));
-    rows.push(("device", beside));
-}
-
 /// The parameters as the files name and count them, those of all blocks in one line.
 ///
 /// ```text
