@@ -152,8 +152,7 @@ impl<'a> Parallel<'a> {
 
     /// Waits until every weight is whole on this rank: before an evaluation or a checkpoint.
     pub fn finish(&mut self) {
-        // The last was sent last: whoever has waited for it has waited for all.
-        (0..self.groups.len()).rev().for_each(|g| self.arrive(g));
+        (0..self.groups.len()).for_each(|g| self.arrive(g));
     }
 
     /// The time since the last call.

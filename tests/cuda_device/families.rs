@@ -37,6 +37,26 @@ fn ten_steps_in_bf16_are_near_the_cpus_and_pytorchs() {
 }
 
 #[test]
+fn attention_on_tensor_cores_serves_heads_of_64_and_128_columns() {
+    // Sequences that are no multiple of a tile; query heads that share keys and values.
+    let shared =
+        "--seq-len 80 --micro-batch 1 --global-batch 1 --layers 1 --hidden 64 --vocab 200 --synthetic-data --lr 1e-2 --steps 3";
+    for (model, kernels) in [
+        ("--model nano --width 128 --heads 2", "attention_dkv_64"),
+        ("--model llama3.2-1b --width 64 --heads 2 --kv-heads 1 --head-dim 128", "attention_dkv_128"),
+    ] {
+        let Some(run) = Run::cuda(&format!("{model} {shared}")) else { return };
+        let log = run.out.path().join("log");
+        let run = run.precision(Precision::Bf16).with("STUB_LOG", log.to_str().unwrap());
+        let there = run.steps();
+        assert!(std::fs::read_to_string(log).unwrap().contains(kernels), "{model}");
+        let here = Run::cpu(&format!("--device cpu {model} {shared}")).precision(Precision::Bf16).steps();
+        let found = off(&there, &here);
+        assert!(found[0] <= 1e-2 && found[1] <= 5e-2, "{model}: off by {found:?}");
+    }
+}
+
+#[test]
 fn the_same_run_gives_the_same_bits() {
     let Some(run) = Run::cuda(&golden("llama")) else { return };
     let once = run.steps();

@@ -1,7 +1,7 @@
 //! The launches of one step of each kind of model, kept as files: what the GPU is asked to do, in which order and where.
 //!
 //! `LLM_TRAIN_BLESS=1 cargo test --release --test cuda_device launches` writes them anew.
-use crate::scene::{Run, golden};
+use crate::scene::{Precision, Run, golden};
 use std::path::Path;
 
 #[test]
@@ -9,7 +9,8 @@ fn the_launches_of_a_step_are_those_of_the_file() {
     for family in ["gpt2", "qwen3", "opt"] {
         let Some(run) = Run::cuda(&golden(family)) else { return };
         let log = run.out.path().join("log");
-        run.and("--steps 1").with("STUB_LOG", log.to_str().unwrap()).job().done();
+        let run = run.precision(Precision::Bf16).and("--steps 1").with("STUB_LOG", log.to_str().unwrap());
+        run.job().done();
         let found = tidy(&std::fs::read_to_string(log).unwrap());
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family).join("launches.txt");
         if std::env::var_os("LLM_TRAIN_BLESS").is_some() {

@@ -5,8 +5,11 @@ use crate::scene::{Run, tiny};
 const ORDERS: [&str; 4] = ["lazy", "reverse", "random:1", "random:2"];
 
 fn run(comm: &str) -> Option<Run> {
-    // Two steps reach every kind of wait; ZeRO-1 gathers, and the second forward waits for it.
-    Some(Run::cuda(tiny())?.and(&format!("--comm {comm} --zero 1 --steps 2 --layers 1 --global-batch 2")).ranks(2))
+    // Two steps reach every kind of wait: ZeRO-1 gathers, the second forward waits for it, and the evaluation for what the last
+    // step has gathered.
+    let held_out = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gpt2/tokens.bin");
+    let small = "--zero 1 --steps 2 --layers 1 --width 16 --heads 1 --vocab 512 --seq-len 8 --global-batch 2 --eval-batches 1";
+    Some(Run::cuda(tiny())?.and(&format!("--comm {comm} {small} --val-data {held_out}")).ranks(2))
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub struct Lanes {
     /// Ops and messages so far, and of each how many the other stream has waited for.
     ops: Progress,
     messages: Progress,
+    /// The last message that is over, and that no op has come after yet.
+    owed: Mutex<Option<Message>>,
     /// Pinned memory that was used before, each with the place in the streams after which it is free.
     spare: Mutex<Vec<(Pinned, Event)>>,
 }
@@ -27,11 +29,22 @@ impl Lanes {
     pub fn new(gpu: &Arc<Gpu>) -> Result<Arc<Lanes>> {
         let (compute, communication) = (Stream::new(gpu)?, Stream::new(gpu)?);
         let (ops, messages) = (Progress::default(), Progress::default());
-        Ok(Arc::new(Lanes { gpu: gpu.clone(), compute, communication, ops, messages, spare: Mutex::default() }))
+        Ok(Arc::new(Lanes {
+            gpu: gpu.clone(),
+            compute,
+            communication,
+            ops,
+            messages,
+            owed: Mutex::default(),
+            spare: Mutex::default(),
+        }))
     }
 
-    /// The stream of ops, for one more.
+    /// The stream of ops, for one more, which comes after the messages that are over.
     pub fn for_op(&self) -> &Stream {
+        if let Some((over, count)) = self.owed.lock().expect("the wait that is owed").take() {
+            self.messages.wait(&self.compute, &over, count);
+        }
         self.ops.put.fetch_add(1, Ordering::Relaxed);
         &self.compute
     }
@@ -51,6 +64,9 @@ impl Lanes {
         }
     }
 }
+
+/// The end of a message, and its number.
+type Message = (Arc<Event>, u64);
 
 /// How far a stream has come, as the other knows it.
 #[derive(Default)]
@@ -79,7 +95,7 @@ pub struct Lent {
     /// Its copy on the host, once someone has asked for it.
     staged: OnceLock<Pinned>,
     /// After what a library did with it on the GPU.
-    over: Option<(Arc<Event>, u64)>,
+    over: Option<Message>,
 }
 
 impl Lent {
@@ -133,8 +149,11 @@ impl Lent {
             }
             self.lanes.spare.lock().expect("staging").push((pinned, self.lanes.communication.record()));
         }
-        if let Some((over, count)) = self.over.take() {
-            self.lanes.messages.wait(&self.lanes.compute, &over, count);
+        if let Some(over) = self.over.take() {
+            let mut owed = self.lanes.owed.lock().expect("the wait that is owed");
+            if owed.as_ref().is_none_or(|(_, count)| *count < over.1) {
+                *owed = Some(over);
+            }
         }
     }
 }

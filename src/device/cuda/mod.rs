@@ -298,7 +298,7 @@ impl Cuda {
         let mut numbers = vec![T::default(); n];
         if n > 0 {
             // SAFETY: memory of ours on both sides; the stream is waited for before the vector is looked at.
-            unsafe { self.lanes.compute.download(numbers.as_mut_ptr().cast(), at, n * size_of::<T>()) };
+            unsafe { self.lanes.for_op().download(numbers.as_mut_ptr().cast(), at, n * size_of::<T>()) };
             self.lanes.compute.synchronize();
         }
         numbers
