@@ -72,7 +72,7 @@ __device__ __forceinline__ u64 weight_sum(const Weights& weights, u64* part) {
 }
 
 // token[0] from logits (V), real. temperature 0: the likeliest. top_k 0 and top_p 1: from all. u in (0, 1).
-//   grid 1, block 1024, shared 0
+//   grid 1, block 32 … 1024, meant: 1024; shared 0
 extern "C" __global__ void __launch_bounds__(1024)
 sample(u32* token, const real* logits, int V, double temperature, u32 top_k, double top_p, double u) {
     __shared__ u64 bins[257], part[32];

@@ -173,7 +173,7 @@ __attribute__((no_sanitize_address)) inline void poison_shared() {
 // ---- instructions of a warp: each lane brings its operands, the last to come computes for all -----------------------------
 
 // D = A B + C; the layouts stand in src/ops/attention/tiles.cu. In float, in the order of k.
-inline void compute_mma(Place* places) {
+__attribute__((optimize("O3"))) inline void compute_mma(Place* places) {
     float a[16][16], b[16][8], c[16][8];
     for (int lane = 0; lane < 32; lane++) {
         const Place& p = places[lane];
@@ -197,7 +197,7 @@ inline void compute_mma(Place* places) {
 
 // Matrix j has its rows' addresses in lanes 8j … 8j + 7. A lane gets elements (g, 2t), (g, 2t + 1) of each; transposed,
 // (2t, g), (2t + 1, g).
-inline void compute_ldmatrix(Place* places, bool transposed) {
+__attribute__((optimize("O3"))) inline void compute_ldmatrix(Place* places, bool transposed) {
     for (int j = 0; j < 4; j++) {
         uint16_t m[8][8];
         for (int row = 0; row < 8; row++) memcpy(m[row], places[8 * j + row].row, 16);

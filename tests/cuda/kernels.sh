@@ -9,6 +9,7 @@ text=${out%.so}.cpp
 # One text: what all files stand on, the files, and a line for each kernel with its launch bound.
 files=("$ops/prelude.cu" "$ops/attention/tiles.cu")
 while read -r file; do files+=("$file"); done < <(find "$ops" -name '*.cu' ! -name prelude.cu ! -name tiles.cu | LC_ALL=C sort)
+files+=("$here/probes.cu")
 {
     echo "#define HOSTSIM"
     for file in "${files[@]}"; do

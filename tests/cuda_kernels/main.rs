@@ -17,6 +17,7 @@ mod loss;
 mod mutants;
 mod norm;
 mod numbers;
+mod planted;
 mod qk_norm;
 mod rope;
 mod rows;

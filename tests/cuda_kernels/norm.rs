@@ -1,7 +1,7 @@
 //! LayerNorm and RMSNorm, with and without the residual's addition.
 use crate::arguments;
 use crate::numbers::{Answers, assert_close, random};
-use crate::simulator::{Buffer, NULL, Real, each_real, mutated};
+use crate::simulator::{Buffer, Real, each_real, mutated};
 use llm_train::ops::norm::{self, Norm};
 
 const EPS: f32 = 1e-5;
@@ -78,5 +78,4 @@ fn norm() {
             }
         }
     });
-    let _ = NULL;
 }

@@ -60,14 +60,14 @@ struct Parameter {
 impl Simulator {
     pub fn new(real: Real) -> Simulator {
         let mut flags = if real == Real::Float { vec!["-DREAL=float"] } else { vec![] };
-        let built = if mutated() {
-            build(&super::mutants::sources(), &flags)
-        } else {
-            if sanitized() {
-                flags.extend(["-fsanitize=address", "-fsanitize-sections=hostsim_shared"]);
-            }
-            build(&ops(), &flags)
-        };
+        if sanitized() {
+            flags.extend([
+                "-fsanitize=address",
+                "-fsanitize-sections=hostsim_shared",
+                "--param=asan-instrumentation-with-call-threshold=0",
+            ]);
+        }
+        let built = build(&if mutated() { super::mutants::sources() } else { ops() }, &flags);
         // A copy for each simulator: the library's statics are its shared memory and its threads.
         let own = tempfile::NamedTempFile::new().unwrap();
         std::fs::copy(built, own.path()).unwrap();
@@ -82,6 +82,7 @@ impl Simulator {
                 found
             };
             if !sanitized() {
+                // which has a report of its own
                 std::mem::transmute::<*mut c_void, unsafe extern "C" fn()>(find(c"hostsim_report_faults"))();
             }
             Simulator {
