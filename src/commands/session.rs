@@ -101,7 +101,7 @@ impl Session {
         let gpu = gpu::choose(run, launch)?;
         let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
-        let mut rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), near, launch.threads);
+        let mut rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         let products = match &gpu {
             None => launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?,
