@@ -6,8 +6,9 @@
 //!
 //! rank 0: kernels from the cache, or compiled ── broadcast ──> all: a thousand ranks do not compile
 //! ```
+use crate::comm::Network;
 use crate::commands::plan;
-use crate::config::{DeviceKind, Run};
+use crate::config::{Carrier, DeviceKind, Run};
 use crate::device::Device;
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
 use crate::error::Result;
@@ -15,13 +16,16 @@ use crate::failed;
 use crate::launch::Launch;
 use crate::metrics::{memory, units};
 use crate::model::Decoder;
-use crate::tensor::Plan;
+use crate::tensor::{Kind, Plan};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A rank's GPU, and the kernels that were compiled for it.
 pub struct Chosen {
     gpu: Arc<Gpu>,
     kernels: Vec<u8>,
+    /// No two ranks share a GPU, which NCCL would refuse.
+    alone: bool,
     /// What is said of it before the first step.
     pub words: String,
 }
@@ -53,11 +57,10 @@ fn with_kernels(run: &Run, launch: &Launch, gpu: Arc<Gpu>) -> Result<Chosen> {
     launch.same_everywhere("the architecture of the GPU", &gpu.architecture())?;
     let kernels = if launch.leads() { cuda::binary(&gpu, run.system.precision) } else { Ok(vec![]) };
     let kernels = launch.comm().broadcast(launch.agree(kernels)?, 0);
-    for line in shared(launch, &gpu) {
-        log::warn!("{line}");
-    }
+    let shared = shared(launch, &gpu);
+    shared.iter().filter(|_| launch.leads()).for_each(|line| log::warn!("{line}"));
     let words = format!("GPU {} ({}), {} of memory", gpu.name, gpu.architecture(), units::bytes(gpu.memory as u64));
-    Ok(Chosen { gpu, kernels, words })
+    Ok(Chosen { gpu, kernels, words, alone: shared.is_empty() })
 }
 
 /// What is said where two ranks of a node work on one GPU.
@@ -72,27 +75,60 @@ fn shared(launch: &Launch, gpu: &Gpu) -> Vec<String> {
         let (bus, host) = (String::from_utf8_lossy(&all[rank]), &launch.ranks[rank].host);
         format!("ranks {} share the GPU {bus} of {host}: start as many ranks a node as it has GPUs", ranks.join(", "))
     };
-    if launch.leads() { groups.map(line).collect() } else { vec![] }
+    groups.map(line).collect()
 }
 
 /// What a model asks of a GPU beside its plan.
 pub fn extent(model: &Decoder) -> Extent {
     let (c, shape) = (model.config(), model.shape());
     let width = c.width.max(c.up_rows()).max(c.heads(1).width());
-    Extent { rows: shape.micro_batch * shape.seq, width, heads: c.heads }
+    Extent { activations: model.activations(), rows: shape.micro_batch * shape.seq, width, heads: c.heads }
 }
 
 impl Chosen {
+    /// What carries tensors between the ranks' GPUs; none: MPI, through the hosts.
+    ///
+    /// Errors: `Failed`, on all ranks: NCCL was asked for, and is missing or fails.
+    pub fn network(&self, run: &Run, launch: &Launch) -> Result<Option<Network>> {
+        if launch.size() == 1 || run.system.comm == Carrier::Mpi || (run.system.comm == Carrier::Auto && !self.alone) {
+            return Ok(None);
+        }
+        let patience = Duration::from_secs(run.system.patience);
+        match launch.agree(Network::join(launch.comm(), &self.gpu, patience)) {
+            Ok(network) => Ok(Some(network)),
+            Err(e) if run.system.comm == Carrier::Nccl => Err(e),
+            Err(e) => {
+                if launch.leads() {
+                    log::warn!("gradients go through the hosts' memory, which is slower than between GPUs: {e}");
+                }
+                Ok(None)
+            }
+        }
+    }
+
     /// Bytes beside the plan's.
     pub fn beside(&self, run: &Run, plan: &Plan, model: &Decoder) -> u64 {
-        cuda::beside(plan, extent(model), run.system.precision) as u64
+        cuda::beside(plan, &extent(model), run.system.precision) as u64
+    }
+    /// The rows of the memory table.
+    pub fn rows(&self, run: &Run, plan: &Plan, model: &Decoder) -> Vec<(&'static str, u64)> {
+        let kind = |kind: Kind| plan.bytes(kind) as u64;
+        let planned = cuda::planned(plan, &extent(model), run.system.precision) as u64;
+        let (parameters, gradients, optimizer) = (kind(Kind::Parameters), kind(Kind::Gradients), kind(Kind::Optimizer));
+        vec![
+            ("parameters", parameters),
+            ("gradients", gradients),
+            ("optimizer", optimizer),
+            ("activations", planned - parameters - gradients - optimizer),
+            ("device", self.beside(run, plan, model)),
+        ]
     }
 
     /// Takes the memory, which is counted first.
     ///
     /// Errors: `Failed`, with the table of what would be needed and the largest micro-batch that would fit.
-    pub fn open(&self, run: &Run, launch: &Launch, plan: &Plan, model: &Decoder, rows: &[(&'static str, u64)]) -> Result<Device> {
-        let needs = |plan: &Plan, model: &Decoder| 4 * plan.len() as u64 + self.beside(run, plan, model);
+    pub fn open(&self, run: &Run, launch: &Launch, plan: &Plan, model: &Decoder) -> Result<Device> {
+        let needs = |plan: &Plan, model: &Decoder| self.rows(run, plan, model).iter().map(|(_, bytes)| bytes).sum::<u64>();
         let (needed, free) = (needs(plan, model), self.gpu.free() as u64);
         if needed > free {
             let fits = |micro_batch: usize| {
@@ -106,14 +142,15 @@ impl Chosen {
                 0 => "not even --micro-batch 1 would fit".into(),
                 n => format!("--micro-batch {n} would fit"),
             };
+            let rows = self.rows(run, plan, model);
             let (needed, free) = (units::bytes(needed), units::bytes(free));
             failed!(
                 "{}: expected {needed} of free memory, found {free}; {instead}\n{}",
                 self.gpu.name,
-                memory::table(rows, None)
+                memory::table(&rows, None)
             );
         }
-        let device = Cuda::new(&self.gpu, plan, extent(model), run.system.precision, &self.kernels)?;
+        let device = Cuda::new(&self.gpu, plan, &extent(model), run.system.precision, &self.kernels)?;
         Ok(Device::Cuda(Box::new(device)))
     }
 }

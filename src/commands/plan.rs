@@ -6,7 +6,6 @@ use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
 use crate::commands::{tell, write_json};
 use crate::config::Run;
-use crate::device::Precision;
 use crate::error::Result;
 use crate::metrics::{memory, units};
 use crate::model::{Decoder, Shape};
@@ -39,17 +38,10 @@ pub fn front(model: &Decoder) -> usize {
 }
 
 /// The rows of the memory table, in bytes per rank. `near` of the `ranks` read each other's memory.
-pub fn memory_rows(
-    plan: &Plan,
-    model: &Decoder,
-    precision: Precision,
-    ranks: usize,
-    near: usize,
-    threads: usize,
-) -> Vec<(&'static str, u64)> {
+pub fn memory_rows(plan: &Plan, model: &Decoder, ranks: usize, near: usize, threads: usize) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
     let heads = model.config().heads(model.shape().seq);
-    let scratch = ops::gemm::workspace_elements(precision, threads) + ops::attention::workspace_elements(heads, threads);
+    let scratch = ops::gemm::WORKSPACE_ELEMENTS + ops::attention::workspace_elements(heads, threads);
     vec![
         ("parameters", kind(Kind::Parameters)),
         ("gradients", kind(Kind::Gradients)),
@@ -61,12 +53,6 @@ pub fn memory_rows(
         ("checkpoint", checkpoint::staging_bytes(model.parameters()) as u64),
         ("process", PROCESS),
     ]
-}
-
-/// The same rows for a run on a GPU: what lies beside the plan there takes the place of what lies on the host.
-pub fn on_gpu(rows: &mut Vec<(&'static str, u64)>, beside: u64) {
-    rows.retain(|(name, _)| !["libraries", "checkpoint", "process", "communication"].contains(name));
-    rows.push(("device", beside));
 }
 
 /// The parameters as the files name and count them, those of all blocks in one line.
@@ -112,7 +98,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     let (plan, model, ..) = lay_out(&run, 0, ranks);
     let threads = run.system.threads.unwrap_or_else(crate::launch::usable_cores);
     let near = if run.system.shared_sums { args.ranks_per_node.map_or(ranks, |n| ranks.min(n as usize)) } else { 1 };
-    let rows = memory_rows(&plan, &model, run.system.precision, ranks, near, threads);
+    let rows = memory_rows(&plan, &model, ranks, near, threads);
     let flops = config.flops_per_token(run.batch.seq_len);
     let (tokens, parameters) = (run.tokens_per_step(), config.parameter_count());
     let checkpoint = checkpoint::bytes(model.parameters());

@@ -5,6 +5,7 @@
 //! -> the memory, taken -> weights -> metrics.h5           nothing is written before the last
 //! ```
 use crate::checkpoint::{self, Keep, Moments, Progress};
+use crate::comm::Network;
 use crate::commands::check_json;
 use crate::commands::cli::VERSION;
 use crate::commands::eval::Evaluator;
@@ -28,6 +29,8 @@ use std::time::Instant;
 
 /// What the loop works with.
 pub struct Session {
+    // Before the device, whose stream it uses.
+    pub network: Option<Network>,
     pub dev: Device,
     pub model: Decoder,
     pub optim: AdamW,
@@ -98,12 +101,12 @@ impl Session {
         let gpu = gpu::choose(run, launch)?;
         let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
-        let mut rows = plan::memory_rows(&plan, &model, run.system.precision, launch.size(), near, launch.threads);
+        let mut rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         let products = match &gpu {
             None => launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?,
             Some(gpu) => {
-                plan::on_gpu(&mut rows, gpu.beside(run, &plan, &model));
+                rows = gpu.rows(run, &plan, &model);
                 gpu.words.clone()
             }
         };
@@ -111,9 +114,10 @@ impl Session {
 
         let dev = match &gpu {
             None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision),
-            Some(gpu) => gpu.open(run, launch, &plan, &model, &rows),
+            Some(gpu) => gpu.open(run, launch, &plan, &model),
         };
         let dev = launch.agree(dev)?;
+        let network = gpu.as_ref().map(|gpu| gpu.network(run, launch)).transpose()?.flatten();
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
 
@@ -122,7 +126,8 @@ impl Session {
         let metrics = launch.agree(launch.leads().then(|| open_metrics(run, launch, &start, &first, continues)).transpose())?;
         let o = &run.optim;
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
-        let session = Session { dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
+        let session =
+            Session { network, dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
         Ok((session, Output { console, metrics, memory: metrics::memory::Sampler::start(launch.comm().views()), rows }))
     }
 

@@ -3,7 +3,8 @@
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
 use super::architecture;
 use super::run::{
-    Batch, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Model, Optim, Resume, Run, Source, System, Train,
+    Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Model, Optim, Resume, Run, Source, System,
+    Train,
 };
 use super::settings::Settings;
 use super::value::Value;
@@ -57,6 +58,11 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
                 Some("cpu") => DeviceKind::Cpu,
                 Some("cuda") => DeviceKind::Cuda,
                 _ => DeviceKind::Auto,
+            },
+            comm: match s.text("system.comm") {
+                Some("nccl") => Carrier::Nccl,
+                Some("mpi") => Carrier::Mpi,
+                _ => Carrier::Auto,
             },
             precision: if s.text("system.precision") == Some("bf16") { Precision::Bf16 } else { Precision::Fp32 },
             threads: s.count("system.threads").map(|n| n as usize),

@@ -126,9 +126,19 @@ pub enum DeviceKind {
     Cuda,
 }
 
+/// What carries tensors between GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// NCCL where it is there and every rank has a GPU of its own, else MPI.
+    Auto,
+    Nccl,
+    Mpi,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct System {
     pub device: DeviceKind,
+    pub comm: Carrier,
     pub precision: Precision,
     /// Per rank. `None`: the cores this rank may use.
     pub threads: Option<usize>,

@@ -51,6 +51,11 @@ impl Memory {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+    /// All of it, in units of four bytes.
+    pub fn words(&mut self) -> &mut [u32] {
+        // SAFETY: mapped and zeroed at first, on a page's bound, and ours alone while it is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.base.cast(), self.bytes / size_of::<u32>()) }
+    }
 
     /// Has the system find every page now, so that what is missing is missed at the start.
     fn make_real(&self) -> Result<()> {

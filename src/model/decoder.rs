@@ -140,6 +140,12 @@ impl Decoder {
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
+    /// What may be kept in the numbers that products read: all that flows forwards and backwards, but no statistics.
+    pub fn activations(&self) -> Vec<Tensor> {
+        let flight = self.training.iter().flat_map(|t| t.flight.activations().into_iter().chain([t.d]));
+        let saved = self.saved.iter().flat_map(Saved::activations);
+        self.x.iter().copied().chain(saved).chain(flight).chain([self.normed, self.logits]).collect()
+    }
     /// Rows whose logits exist at once.
     pub fn logit_rows(&self) -> usize {
         self.logits.rows

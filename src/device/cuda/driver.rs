@@ -231,6 +231,17 @@ impl Event {
         // SAFETY: both handles are alive.
         must(unsafe { sys::cuEventRecord(self.handle, stream.handle) }, "cuEventRecord");
     }
+    /// Whether it has come.
+    pub fn has_come(&self) -> bool {
+        // SAFETY: the handle is alive.
+        match unsafe { sys::cuEventQuery(self.handle) } {
+            CUresult::CUDA_ERROR_NOT_READY => false,
+            code => {
+                must(code, "cuEventQuery");
+                true
+            }
+        }
+    }
     /// The host waits until it has come. At once where it was never recorded.
     pub fn synchronize(&self) {
         // SAFETY: the handle is alive.

@@ -1,11 +1,28 @@
 //! The backward: a task takes one key/value head of one sequence, so that its gradients are summed in one order; it
-//! recomputes the softmax from lse, tile by tile.
+//! recomputes the softmax from lse, tile by tile, keys down and rows across, so that all but one of the five products read
+//! the tile as it lies.
+//!
+//! ```text
+//! for some keys:      for each query head:      for some rows that may see them:
+//!     Sᵀ = k qᵀ       dPᵀ = v dyᵀ       Pᵀ = e^(Sᵀ/√D − lse)       dSᵀ = Pᵀ (dPᵀ − δ) / √D
+//!     dv += Pᵀ dy     dk += dSᵀ q       dq += dS k
+//! ```
 use super::Heads;
-use super::tiles::{ROWS, load, visible, with_tiles};
+use super::tiles::{KEYS, ROWS, Small, load, takes, with_room};
 use crate::device::{Precision, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
-use crate::ops::simd::{add_to, dot, exp, round_bf16, wide};
+use crate::ops::simd::{dot, exp, wide};
+use std::ops::Range;
+
+/// Elements that a task works in.
+pub fn room(h: Heads) -> usize {
+    let d = h.size;
+    let tiles = 4 * takes(KEYS * d) + 2 * takes(KEYS * ROWS) + 2 * takes(h.group() * h.seq);
+    let of_keys = 2 * takes(gemm::room(KEYS, d)) + takes(gemm::room(d, KEYS));
+    let of_rows = 2 * takes(gemm::room(ROWS, d)) + 2 * takes(gemm::room(d, ROWS));
+    tiles + of_keys + of_rows + 2 * takes(gemm::room(KEYS, ROWS)) + takes(gemm::room(ROWS, KEYS))
+}
 
 pub fn backward(
     precision: Precision,
@@ -19,15 +36,16 @@ pub fn backward(
 ) {
     let sequences = qkv.len() / h.width() / h.seq;
     let dqkv = Shared::new(dqkv);
+    let products = Small::new(precision);
     threads::each(sequences * h.kv, |task| {
         let (base, kv) = (task / h.kv * h.seq, task % h.kv);
         let start = |i: usize| starts.map_or(0, |s| s[base + i] as usize);
-        key_head(precision, dqkv, dy, y, lse, qkv, h, base, kv, start);
+        key_head(products, dqkv, dy, y, lse, qkv, h, base, kv, start);
     });
 }
 
 fn key_head(
-    precision: Precision,
+    products: Small,
     dqkv: Shared,
     dy: &[f32],
     y: &[f32],
@@ -38,47 +56,78 @@ fn key_head(
     kv: usize,
     start: impl Fn(usize) -> usize,
 ) {
-    let (w, d, scale) = (h.width(), h.size, h.scale() as f32);
+    let (w, d, t, scale) = (h.width(), h.size, h.seq, h.scale() as f32);
+    let heads = kv * h.group()..(kv + 1) * h.group();
     // SAFETY: this task alone holds the columns of key/value head `kv` and of its query heads, in the rows of its
     // sequence; a piece is dropped before the next is taken.
     let place = |i: usize, column: usize, cols: usize| unsafe { dqkv.piece((base + i) * w + column, cols) };
-    for i in 0..h.seq {
-        place(i, kv * h.group() * d, h.group() * d).fill(0.0);
+    for i in 0..t {
+        place(i, heads.start * d, heads.len() * d).fill(0.0);
     }
-    with_tiles(h, |[q, k, v, g, dq, dk, dv], [p, ds]| {
-        for first in (0..h.seq).step_by(ROWS) {
-            let keys = ROWS.min(h.seq - first);
-            load(k, qkv, base + first..base + first + keys, w, h.key(kv), d, precision);
-            load(v, qkv, base + first..base + first + keys, w, h.value(kv), d, precision);
+    with_room(room(h), |mut room| {
+        let [k, v, dk, dv] = [(); 4].map(|()| room.take(KEYS * d));
+        let [p, ds] = [(); 2].map(|()| room.take(KEYS * ROWS));
+        // of each head and row, as the columns of a tile need them
+        let [lses, deltas] = [(); 2].map(|()| room.take(heads.len() * t));
+        let [for_k, for_v] = [(); 2].map(|()| room.units(KEYS, d));
+        let for_k_again = room.units(d, KEYS);
+        let [for_q, for_dy] = [(); 2].map(|()| room.units(ROWS, d));
+        let [for_q_again, for_dy_again] = [(); 2].map(|()| room.units(d, ROWS));
+        let [for_p, for_ds] = [(); 2].map(|()| room.units(KEYS, ROWS));
+        let for_ds_again = room.units(ROWS, KEYS);
+        for (x, (head, i)) in heads.clone().flat_map(|head| (0..t).map(move |i| (head, i))).enumerate() {
+            let at = (base + i) * h.q + head;
+            (lses[x], deltas[x]) = (lse[at], row_dot(&dy[at * d..][..d], &y[at * d..][..d]));
+        }
+        for first in (0..t).step_by(KEYS) {
+            let keys = KEYS.min(t - first);
+            let rows = base + first..base + first + keys;
+            load(k, qkv, rows.clone(), w, h.key(kv), d);
+            load(v, qkv, rows, w, h.value(kv), d);
+            let k_again = products.right(for_k_again, Layout::NN, (k, d), d, keys);
+            let (k, v) = (products.left(for_k, Layout::NT, (k, d), keys, d), products.left(for_v, Layout::NT, (v, d), keys, d));
             dk.fill(0.0);
             dv.fill(0.0);
-            for head in kv * h.group()..(kv + 1) * h.group() {
-                for top in (first..h.seq).step_by(ROWS) {
-                    let n = ROWS.min(h.seq - top);
-                    if (top..top + n).all(|i| start(i) >= first + keys) {
-                        continue;
+            for (head, top) in heads.clone().flat_map(|head| (first..t).step_by(ROWS).map(move |top| (head, top))) {
+                let n = ROWS.min(t - top);
+                if start(top) >= first + keys {
+                    continue; // these documents begin behind the keys
+                }
+                // the first row that sees the first of some keys, and the keys that the last of some rows sees
+                let sees = |some: Range<usize>| (first + some.start).saturating_sub(top).min(n);
+                let seen = |some: Range<usize>| (top + some.end - first).min(keys);
+                let some = |some: Range<usize>, cols: Range<usize>| if sees(some) < cols.end { 0..d } else { 0..0 };
+                let query = (&qkv[(base + top) * w + head * d..], w);
+                let dy = (&dy[((base + top) * h.q + head) * d..], h.q * d);
+                {
+                    let (q, dy) = (products.right(for_q, Layout::NT, query, n, d), products.right(for_dy, Layout::NT, dy, n, d));
+                    // SAFETY: the tiles are this task's.
+                    unsafe {
+                        products.multiply((Shared::new(p), 0, ROWS), [keys, n], Into::Overwrite, k, q, some);
+                        products.multiply((Shared::new(ds), 0, ROWS), [keys, n], Into::Overwrite, v, dy, some);
                     }
-                    let rows = base + top..base + top + n;
-                    load(q, qkv, rows.clone(), w, head * d, d, precision);
-                    load(g, dy, rows.clone(), h.q * d, head * d, d, precision);
-                    gemm::product(precision, Layout::NT, [n, keys, d], Into::Overwrite, (p, ROWS), (q, d), (k, d));
-                    gemm::product(precision, Layout::NT, [n, keys, d], Into::Overwrite, (ds, ROWS), (g, d), (v, d));
-                    for (r, (p, ds)) in p.chunks_exact_mut(ROWS).zip(ds.chunks_exact_mut(ROWS)).take(n).enumerate() {
-                        let i = top + r;
-                        let seen = visible(i, start(i), first, keys);
-                        let at = (base + i) * h.q + head;
-                        let delta = row_dot(&dy[at * d..][..d], &y[at * d..][..d]);
-                        gradients(&mut p[..keys], &mut ds[..keys], seen.start, seen.end, scale, lse[at], delta);
-                        if precision == Precision::Bf16 {
-                            round_both(&mut p[..keys], &mut ds[..keys]);
-                        }
+                }
+                let at = (head - heads.start) * t + top;
+                let (lses, deltas) = (&lses[at..][..n], &deltas[at..][..n]);
+                let mut end = 0;
+                for (j, (p, ds)) in p.chunks_exact_mut(ROWS).zip(ds.chunks_exact_mut(ROWS)).take(keys).enumerate() {
+                    // rows behind this one belong to documents that begin later
+                    while end < n && start(top + end) <= first + j {
+                        end += 1;
                     }
-                    gemm::product(precision, Layout::TN, [keys, d, n], Into::Add, (dv, d), (p, ROWS), (g, d));
-                    gemm::product(precision, Layout::TN, [keys, d, n], Into::Add, (dk, d), (ds, ROWS), (q, d));
-                    gemm::product(precision, Layout::NN, [n, d, keys], Into::Overwrite, (dq, d), (ds, ROWS), (k, d));
-                    for (r, dq) in dq.chunks_exact(d).take(n).enumerate() {
-                        add_to(place(top + r, head * d, d), dq);
-                    }
+                    gradients(&mut p[..n], &mut ds[..n], sees(j..j + 1).min(end), end, scale, lses, deltas);
+                }
+                let (q, dy) =
+                    (products.right(for_q_again, Layout::NN, query, d, n), products.right(for_dy_again, Layout::NN, dy, d, n));
+                let p = products.left(for_p, Layout::NN, (p, ROWS), keys, n);
+                let ds_again = products.left(for_ds_again, Layout::TN, (ds, ROWS), n, keys);
+                let ds = products.left(for_ds, Layout::NN, (ds, ROWS), keys, n);
+                // SAFETY: as above; dq's columns and rows are this task's.
+                unsafe {
+                    products.multiply((Shared::new(dv), 0, d), [keys, d], Into::Add, p, dy, |some, _| sees(some)..n);
+                    products.multiply((Shared::new(dk), 0, d), [keys, d], Into::Add, ds, q, |some, _| sees(some)..n);
+                    let dq = (dqkv, (base + top) * w + head * d, w);
+                    products.multiply(dq, [n, d], Into::Add, ds_again, k_again, |some, _| 0..seen(some));
                 }
             }
             for (r, (dk, dv)) in dk.chunks_exact(d).zip(dv.chunks_exact(d)).take(keys).enumerate() {
@@ -94,22 +143,17 @@ wide! {
         dot(a, b)
     }
 
-    /// p: scores become probabilities; ds: dp becomes ds. Both are 0 where the row may not look.
-    fn gradients(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, scale: f32, lse: f32, delta: f32) {
+    /// Of one key, for rows from … to: p, the scores, become probabilities, and ds, which holds dp, becomes ds. Both are 0
+    /// where the key may not be seen.
+    fn gradients(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, scale: f32, lse: &[f32], delta: &[f32]) {
         for x in [&mut *p, &mut *ds] {
             x[..from].fill(0.0);
             x[to..].fill(0.0);
         }
-        for (p, ds) in p[from..to].iter_mut().zip(&mut ds[from..to]) {
+        let rows = p[from..to].iter_mut().zip(&mut ds[from..to]).zip(&lse[from..to]).zip(&delta[from..to]);
+        for (((p, ds), lse), delta) in rows {
             *p = exp(p.mul_add(scale, -lse));
             *ds = *p * (*ds - delta) * scale;
-        }
-    }
-
-    fn round_both(p: &mut [f32], ds: &mut [f32]) {
-        for (p, ds) in p.iter_mut().zip(ds) {
-            *p = round_bf16(*p);
-            *ds = round_bf16(*ds);
         }
     }
 }

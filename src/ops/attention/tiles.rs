@@ -1,54 +1,109 @@
-//! The tiles that forward and backward work in: small, per thread, allocated once.
+//! What forward and backward work with: a thread's own room, taken once, and products of operands that lie in it.
 use super::Heads;
 use crate::device::Precision;
-use crate::ops::gemm::round;
+use crate::ops::gemm::{self, Blocks, Kernel, Layout, Read, Source, kernels};
+use crate::ops::rows::Shared;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Measured (Zen 3, D = 64): query rows and key rows of a tile; a tile of scores is 16 KiB, half of the first-level cache.
-pub const ROWS: usize = 64;
+/// Measured (Zen 3, D = 64): query rows of a tile …
+pub const ROWS: usize = 128;
+/// … and key rows.
+pub const KEYS: usize = 64;
 
 thread_local! {
-    static TILES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
-
-/// Tiles of (ROWS, D) and of (ROWS, ROWS) that a thread keeps.
-const WIDE: usize = 7;
-const SQUARE: usize = 2;
 
 /// Elements of working memory that attention keeps, beside the plan's, with `threads` threads.
 pub fn workspace_elements(h: Heads, threads: usize) -> usize {
-    threads * (WIDE * ROWS * h.size + SQUARE * ROWS * ROWS)
+    threads * super::forward::room(h).max(super::backward::room(h))
 }
 
-/// Lends this thread's tiles: seven of (ROWS, D), two of (ROWS, ROWS). Their contents are what the last user left.
-pub fn with_tiles<R>(h: Heads, f: impl FnOnce([&mut [f32]; WIDE], [&mut [f32]; SQUARE]) -> R) -> R {
-    TILES.with_borrow_mut(|room| {
-        if room.len() < workspace_elements(h, 1) {
-            room.resize(workspace_elements(h, 1), 0.0);
+/// Lends this thread's room, of `len` elements: what the last user left in it.
+pub fn with_room<R>(len: usize, f: impl FnOnce(Room) -> R) -> R {
+    ROOM.with_borrow_mut(|room| {
+        if room.len() < len + LINE {
+            room.resize(len + LINE, 0.0);
         }
-        let (wide, square) = room.split_at_mut(WIDE * ROWS * h.size);
-        let mut wide = wide.chunks_exact_mut(ROWS * h.size);
-        let mut square = square.chunks_exact_mut(ROWS * ROWS);
-        f(
-            std::array::from_fn(|_| wide.next().expect("sized above")),
-            std::array::from_fn(|_| square.next().expect("sized above")),
-        )
+        let skip = room.as_ptr().align_offset(LINE * size_of::<f32>());
+        f(Room(&mut room[skip..][..len]))
     })
 }
 
-/// Copies the columns `column .. column + D` of the matrix's rows into a tile, rounded where the precision asks for it.
-pub fn load(tile: &mut [f32], matrix: &[f32], rows: Range<usize>, cols: usize, column: usize, d: usize, precision: Precision) {
-    for (tile, r) in tile.chunks_exact_mut(d).zip(rows) {
-        let row = &matrix[r * cols + column..][..d];
-        match precision {
-            Precision::Fp32 => tile.copy_from_slice(row),
-            Precision::Bf16 => round(tile, row),
-        }
+/// Structural: what is vectors begins on one.
+const LINE: usize = 16;
+
+/// Room to be divided.
+pub struct Room<'a>(&'a mut [f32]);
+
+/// What `len` elements take of a room.
+pub const fn takes(len: usize) -> usize {
+    len.next_multiple_of(LINE)
+}
+
+impl<'a> Room<'a> {
+    pub fn take(&mut self, len: usize) -> &'a mut [f32] {
+        let (taken, rest) = std::mem::take(&mut self.0).split_at_mut(takes(len));
+        self.0 = rest;
+        &mut taken[..len]
+    }
+    /// For an operand that has to be packed: see [`gemm::room`].
+    pub fn units(&mut self, rows: usize, k: usize) -> &'a mut [u32] {
+        let room = self.take(gemm::room(rows, k));
+        // SAFETY: f32 and u32 hold any bits.
+        unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) }
     }
 }
 
-/// Which keys of `first .. first + ROWS` row `i` may see, counted from `first`; positions are those in the sequence.
+/// A product of small operands, on the calling thread.
+#[derive(Clone, Copy)]
+pub struct Small {
+    pub precision: Precision,
+    pub kernel: &'static Kernel,
+}
+
+impl Small {
+    pub fn new(precision: Precision) -> Small {
+        Small { precision, kernel: kernels::chosen(precision) }
+    }
+    /// a (m, k) as memory has it, or (k, m) for a layout that says so.
+    pub fn left<'a>(self, room: &'a mut [u32], layout: Layout, a: Read<'a>, m: usize, k: usize) -> gemm::Left<'a> {
+        let a = Source::of(self.precision, a, layout != Layout::TN);
+        gemm::left(self.kernel, room, &a, 0..m, 0..k)
+    }
+    /// b (n, k) for NT, else (k, n).
+    pub fn right<'a>(self, room: &'a mut [u32], layout: Layout, b: Read, n: usize, k: usize) -> gemm::Right<'a> {
+        let b = Source::of(self.precision, b, layout == Layout::NT);
+        gemm::right(self.kernel, room, &b, 0..n, 0..k)
+    }
+    /// c (m, n) = or += a b; `span` as for [`Blocks::multiply`].
+    ///
+    /// # Safety
+    /// The part of c, which begins at the element `at` and whose rows lie `row` apart, is the caller's alone.
+    pub unsafe fn multiply(
+        self,
+        (c, at, row): (Shared, usize, usize),
+        [m, n]: [usize; 2],
+        into: gemm::Into,
+        left: gemm::Left,
+        right: gemm::Right,
+        span: impl Fn(Range<usize>, Range<usize>) -> Range<usize>,
+    ) {
+        let blocks = Blocks { kernel: self.kernel, left, right, c, at, row, add: into == gemm::Into::Add };
+        // SAFETY: the caller's promise; the operands are as large as they were made.
+        unsafe { blocks.multiply(0..m, 0..n, span) };
+    }
+}
+
+/// Copies the columns `column .. column + D` of some of the matrix's rows: in it they lie pages apart.
+pub fn load(tile: &mut [f32], matrix: &[f32], rows: Range<usize>, cols: usize, column: usize, d: usize) {
+    for (tile, r) in tile.chunks_exact_mut(d).zip(rows) {
+        tile.copy_from_slice(&matrix[r * cols + column..][..d]);
+    }
+}
+
+/// Which keys of `first .. first + keys` row `i` may see, counted from `first`; positions are those in the sequence.
 pub fn visible(i: usize, start: usize, first: usize, keys: usize) -> Range<usize> {
     let end = (i + 1).saturating_sub(first).min(keys);
     start.saturating_sub(first).min(end)..end

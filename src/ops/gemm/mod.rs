@@ -12,21 +12,26 @@
 //! |---|---|
 //! | `kernels` | which kernels there are, and which is used |
 //! | `micro` | the loop of all vector kernels; `portable`, `x86` and `amx` are its instructions |
-//! | `pack` | operands in the form that kernels read |
-//! | `tiles` | a product cut into packed slabs, these into tiles, and those into a kernel's blocks |
+//! | `pack`, `operands` | operands in the form that kernels read |
+//! | `blocks` | a part of a product, block by block |
+//! | `tiles` | a product cut into packed slabs, and these into tiles, a task each |
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod blocks;
 pub mod kernels;
 pub mod micro;
+mod operands;
 mod pack;
 mod portable;
 pub mod probe;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+pub use blocks::Blocks;
 pub use kernels::Kernel;
+pub use operands::{Left, Right, left, right, room};
 pub use pack::{Numbers, Source};
-pub use tiles::workspace_elements;
+pub use tiles::WORKSPACE_ELEMENTS;
 
 use super::simd::{round_bf16, wide};
 use crate::device::Precision;
@@ -66,7 +71,7 @@ impl Layout {
 
 impl<'a> Source<'a> {
     /// Of f32, as a product of this precision reads them.
-    fn of(precision: Precision, (x, stride): Read<'a>, along_k: bool) -> Source<'a> {
+    pub fn of(precision: Precision, (x, stride): Read<'a>, along_k: bool) -> Source<'a> {
         let numbers = if precision == Precision::Bf16 { Numbers::Rounding(x) } else { Numbers::F32(x) };
         Source { numbers, stride, along_k }
     }
@@ -124,6 +129,11 @@ pub fn reference(layout: Layout, [m, n, k]: [usize; 3], into: Into, c: &mut [f64
             c[i * n + j] = sum;
         }
     }
+}
+
+/// A length of pieces that is at most `most`, a multiple of `of`, and as even as can be.
+fn evenly(len: usize, most: usize, of: usize) -> usize {
+    len.div_ceil(len.div_ceil(most).max(1)).max(1).next_multiple_of(of)
 }
 
 fn check(layout: Layout, size: [usize; 3], c: &Write, a: Read, b: Read) {

@@ -56,7 +56,7 @@ struct Trace {
 
 inline std::mutex state;   // guards everything below, and memory.h
 inline std::condition_variable changed;
-inline bool executing = false;
+inline bool executing = false, ended = false;
 inline std::vector<std::unique_ptr<Stream>> all;
 inline std::vector<Trace> traces;
 inline Clock host;         // what the host has waited for
@@ -208,6 +208,7 @@ inline void keep_going() {
     for (;;) {
         std::this_thread::sleep_for(milliseconds(5));
         Lock lock(state);
+        if (ended) return;
         for (size_t i = 0; i < all.size() && !executing && steady_clock::now() - last_call > milliseconds(20); i++)
             if (!all[i]->queue.empty()) execute(lock, towards(all[i]->queue.front()));
     }
@@ -220,6 +221,10 @@ inline void start() {
         last_call = std::chrono::steady_clock::now();
         if (order().rfind("random:", 0) == 0) seed = 2 * strtoull(order().c_str() + 7, nullptr, 10) + 1;
         if (order() != "eager") std::thread(keep_going).detach();
+        atexit([] {   // before what is above goes away
+            Lock lock(state);
+            ended = true;
+        });
     });
 }
 

@@ -1,0 +1,102 @@
+//! A part of a product from operands that are ready, block after block of a kernel, on the calling thread.
+//!
+//! ```text
+//! for a stretch of k          b's panel stays in the first-level cache, and c's rows in the second
+//!     for a panel of b
+//!         for a block of rows: c += a · b
+//! ```
+use super::Kernel;
+use super::micro::Block;
+use super::operands::{Left, Right};
+use super::pack::panel_stride;
+use crate::ops::rows::Shared;
+use std::ops::Range;
+
+/// c = a·b or c += a·b, of which tasks take parts.
+#[derive(Clone, Copy)]
+pub struct Blocks<'a> {
+    pub kernel: &'a Kernel,
+    pub left: Left<'a>,
+    pub right: Right<'a>,
+    pub c: Shared<'a>,
+    /// c's first element, and the distance between its rows.
+    pub at: usize,
+    pub row: usize,
+    /// c += rather than c =.
+    pub add: bool,
+}
+
+impl Blocks<'_> {
+    /// Rows × columns of c, from the stretch of k that `span(rows, columns)` of a block names: where the rest is known to
+    /// be zero. An empty one leaves the block as it is.
+    ///
+    /// # Safety
+    /// The operands hold these rows and columns, whose part of c lies in it and is nobody else's meanwhile; both begin a
+    /// whole number of blocks behind the operands' first.
+    pub unsafe fn multiply(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        span: impl Fn(Range<usize>, Range<usize>) -> Range<usize>,
+    ) {
+        let (kernel, units) = (self.kernel, self.right.units);
+        let stride = panel_stride(kernel.panel, units);
+        let stretch = super::evenly(units, kernel.stretch, kernel.depth);
+        for first in (0..units).step_by(stretch) {
+            for col in cols.clone().step_by(kernel.cols) {
+                let width = kernel.cols.min(cols.end - col);
+                let panel = self.right.at.wrapping_add((col - self.right.from) / kernel.panel * stride);
+                for row in rows.clone().step_by(kernel.rows) {
+                    let height = kernel.rows.min(rows.end - row);
+                    let k = span(row..row + height, col..col + width);
+                    // whole steps of the kernel: what they take along at the ends is zero
+                    let begin = k.start / kernel.pair / kernel.depth * kernel.depth;
+                    let from = begin.max(first);
+                    let upto = kernel.units(k.end).min(first + stretch).min(units);
+                    if from >= upto {
+                        continue;
+                    }
+                    let above = (row - self.left.from) / kernel.rows;
+                    let block = Block {
+                        units: upto - from,
+                        a: self.left.at.wrapping_add(above * self.left.block + from * self.left.unit),
+                        a_row: self.left.row,
+                        a_unit: self.left.unit,
+                        b: panel.wrapping_add(from * kernel.panel),
+                        b_panel: stride,
+                        c: std::ptr::null_mut(),
+                        c_row: self.row,
+                        add: self.add || from > begin,
+                    };
+                    // SAFETY: the caller's promise.
+                    unsafe { self.block(block, row, height, col, width) };
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Blocks::multiply`], for this block.
+    unsafe fn block(&self, block: Block, row: usize, rows: usize, col: usize, cols: usize) {
+        let k = self.kernel;
+        let (at, height) = (self.at + row * self.row + col, rows.next_multiple_of(k.rows_at_once));
+        if cols == k.cols && height == rows {
+            // SAFETY: the caller's promise.
+            unsafe { (k.multiply)(rows, Block { c: self.c.start(at), ..block }) };
+            return;
+        }
+        // the kernel writes whole blocks: into a corner of their own, from which the part that exists is taken
+        let mut whole = [0f32; 32 * 32];
+        // SAFETY: `whole` holds every kernel's block.
+        unsafe { (k.multiply)(height, Block { c: whole.as_mut_ptr(), c_row: k.cols, add: false, ..block }) };
+        for (i, from) in whole.chunks_exact(k.cols).take(rows).enumerate() {
+            // SAFETY: the caller's promise.
+            let to = unsafe { self.c.piece(at + i * self.row, cols) };
+            if block.add {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            } else {
+                to.copy_from_slice(&from[..cols]);
+            }
+        }
+    }
+}
