@@ -8,6 +8,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 have cargo || { echo "setup: cargo is missing; install Rust 1.89 or newer from https://rustup.rs or load a Rust module" >&2; exit 2; }
 have cc || have gcc || missing+=(gcc libc6-dev)
+[ -z "${TESTS:-}" ] || have g++ || missing+=(g++) # the kernels run on the CPU
 have pkg-config || missing+=(pkg-config)
 have mpicc && have mpirun || missing+=(libopenmpi-dev openmpi-bin)
 # libclang, and the headers that it reads C with.

@@ -3,7 +3,7 @@
 # Tests that need several ranks start mpirun themselves.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.sh
+TESTS=1 source scripts/setup.sh
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -17,6 +17,7 @@ step "format" cargo fmt --all -- --check
 echo "== tests"
 cargo test --release --no-fail-fast 2>&1 | tee -a "$log" || failed=1
 cargo test --release --test ops -- --exact products::which_kernels_are_exercised --nocapture 2>/dev/null | grep "^product kernel"
+step "kernels for sm_80, sm_90a, sm_100a" scripts/cuda-check.sh --table
 step "shell scripts" bash -n scripts/*.sh
 
 passed=$(awk '/^test result:/ {for (i = 1; i < NF; i++) if ($(i+1) ~ /^passed/) n += $i} END {print n + 0}' "$log")

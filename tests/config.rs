@@ -130,8 +130,7 @@ fn every_key_reaches_the_run() {
     let on_option: HashMap<&str, String> = KEYS.iter().map(|k| (k.flag, format!("--{}", k.flag))).collect();
     let off = |kind| if let Kind::Switch(off) = kind { Some((off, format!("--{off}"))) } else { None };
     let off_option: HashMap<&str, String> = KEYS.iter().filter_map(|k| off(k.kind)).collect();
-    // The one device there is makes no difference.
-    for key in KEYS.iter().filter(|k| k.flag != "device") {
+    for key in KEYS {
         let (typed, _) = another(&key.path(), key.kind);
         let set = format!("{}={typed}", key.path());
         let mut arguments = company(&key.path());
@@ -263,7 +262,7 @@ fn what_makes_no_sense_together_is_refused() {
         (&["--no-synthetic-data", "--data", "a:-1"], "a weight above 0 for a, found -1"),
         (&["--no-synthetic-data", "--data", "a:nan"], "a weight above 0 for a, found NaN"),
         (&["--no-synthetic-data", "--data", "a:1", "b"], "for every corpus or for none, found none for b"),
-        (&["--device", "cuda"], "this build trains on the CPU device only"),
+        (&["--device", "gpu"], "auto|cpu|cuda"),
         (&["--init", "pretrained"], "has no weights"),
         (&["--model", "nanoo"], "did you mean nano?"),
         (&["--micro-batch", "2000000000", "--model", "llama3-8b"], "fits some machine"),

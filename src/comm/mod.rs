@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`Solo`] | a world of one: nothing to send |
 //! | [`Mpi`] | one communication thread a rank makes every MPI call |
+//! | [`Network`] | NCCL sums what lies on GPUs, MPI carries the words |
 //!
 //! Sums across ranks are ours, in rank order, so that every way of sharding adds the same numbers in the same order;
 //! MPI only carries them. A range in flight is a [`Loan`](crate::device::Loan): the gate refuses ops that touch it until
@@ -12,11 +13,13 @@
 mod bulk;
 pub mod fault;
 mod mpi;
+mod nccl;
 mod node;
 mod reduce;
 mod solo;
 mod wire;
 pub use mpi::Mpi;
+pub use nccl::{Beside, Network};
 pub use reduce::staging_elements;
 pub use solo::Solo;
 pub use wire::{finalize, init, library};
@@ -38,6 +41,8 @@ pub trait Collective: Send + Sync {
     fn reduce_scatter(&self, loan: Loan) -> Ticket;
     /// [`Collective::reduce_scatter`], then [`Collective::all_gather`] of the sums.
     fn all_reduce(&self, loan: Loan) -> Ticket;
+    /// The next tensor belongs to this group: for messages of what goes wrong.
+    fn about(&self, _group: usize) {}
     /// Fills the loan with every rank's own block of it.
     fn all_gather(&self, loan: Loan) -> Ticket;
     /// Everyone's few numbers, in rank order. All give equally many.
@@ -65,16 +70,22 @@ pub trait Collective: Send + Sync {
 /// A collective under way. Dropping it waits as well: the loan must be back before its arena can go.
 pub struct Ticket {
     done: Option<Receiver<Loan>>,
+    /// What a GPU works on by itself: the loan's end puts the wait into its stream.
+    _held: Option<Loan>,
 }
 
 impl Ticket {
     /// Of what is over already, as everything is in a world of one.
     pub fn at_once() -> Ticket {
-        Ticket { done: None }
+        Ticket { done: None, _held: None }
     }
     /// Of what hands the loan back through this channel when it is over.
     pub fn under_way(done: Receiver<Loan>) -> Ticket {
-        Ticket { done: Some(done) }
+        Ticket { done: Some(done), _held: None }
+    }
+    /// Of what a GPU does by itself.
+    pub fn holding(loan: Loan) -> Ticket {
+        Ticket { done: None, _held: Some(loan) }
     }
     /// Waits until the range is complete and hands it back to the device.
     pub fn wait(self) {}

@@ -3,6 +3,7 @@ pub mod bench;
 pub mod cli;
 pub mod eval;
 pub mod generate;
+pub mod gpu;
 pub mod kernels;
 pub mod output;
 pub mod plan;

@@ -5,9 +5,11 @@
 //! -> the memory, taken -> weights -> metrics.h5           nothing is written before the last
 //! ```
 use crate::checkpoint::{self, Keep, Moments, Progress};
+use crate::comm::Network;
 use crate::commands::check_json;
 use crate::commands::cli::VERSION;
 use crate::commands::eval::Evaluator;
+use crate::commands::gpu;
 use crate::commands::kernels;
 use crate::commands::output::Output;
 use crate::commands::plan;
@@ -27,6 +29,8 @@ use std::time::Instant;
 
 /// What the loop works with.
 pub struct Session {
+    // Before the device, whose stream it uses.
+    pub network: Option<Network>,
     pub dev: Device,
     pub model: Decoder,
     pub optim: AdamW,
@@ -94,15 +98,26 @@ impl Session {
         launch::phase("laying out the model");
         let clock = Instant::now();
         let (plan, model, optim, stage) = plan::lay_out(run, launch.rank(), launch.size());
-        let front = shared_memory(run, launch, plan::front(&model));
+        let gpu = gpu::choose(run, launch)?;
+        let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
-        let rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);
+        let mut rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
-        let products = launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?;
+        let products = match &gpu {
+            None => launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?,
+            Some(gpu) => {
+                rows = gpu.rows(run, &plan, &model);
+                gpu.words.clone()
+            }
+        };
         introduce(run, launch, &console, &data, &model, &rows, &products, from, steps);
 
-        let dev = Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision);
+        let dev = match &gpu {
+            None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision),
+            Some(gpu) => gpu.open(run, launch, &plan, &model),
+        };
         let dev = launch.agree(dev)?;
+        let network = gpu.as_ref().map(|gpu| gpu.network(run, launch)).transpose()?.flatten();
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
 
@@ -111,7 +126,8 @@ impl Session {
         let metrics = launch.agree(launch.leads().then(|| open_metrics(run, launch, &start, &first, continues)).transpose())?;
         let o = &run.optim;
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
-        let session = Session { dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
+        let session =
+            Session { network, dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
         Ok((session, Output { console, metrics, memory: metrics::memory::Sampler::start(launch.comm().views()), rows }))
     }
 
@@ -226,6 +242,8 @@ fn fill(
     stage: Stage,
     resumed: Option<&PathBuf>,
 ) -> Result<()> {
+    dev.clear(model.groups().iter().map(|g| g.weights.clone()));
+    dev.clear(optim.parts().iter().flat_map(|p| [p.m, p.v]).map(|t| t.at..t.end()));
     model.prepare(dev);
     let dir = match (resumed, &run.model.init) {
         (Some(dir), _) | (None, Init::Pretrained(dir)) => dir,

@@ -35,7 +35,9 @@ pub fn run(run: &mut Run, launch: &Launch) -> Result<End> {
 /// Steps `s.from` to `s.steps` of a run; a benchmark calls it too.
 pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output) -> Result<(End, Option<PathBuf>)> {
     let mut loader = launch.agree(s.loader())?;
-    let mut parallel = Parallel::new(&s.dev, launch.comm(), s.model.groups(), s.stage);
+    let between_gpus = s.network.as_ref().map(|network| network.beside(launch.comm()));
+    let comm = between_gpus.as_ref().map_or(launch.comm(), |beside| beside);
+    let mut parallel = Parallel::new(&s.dev, comm, s.model.groups(), s.stage);
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
     let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), Duration::ZERO);

@@ -2,7 +2,10 @@
 //!
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
 use super::architecture;
-use super::run::{Batch, Checkpoint, Corpus, Curve, Data, Eval, Length, Log, Model, Optim, Resume, Run, Source, System, Train};
+use super::run::{
+    Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Model, Optim, Resume, Run, Source, System,
+    Train,
+};
 use super::settings::Settings;
 use super::value::Value;
 use crate::bad_input;
@@ -28,9 +31,6 @@ const BENCH_STEPS: u64 = 20;
 /// Makes a run of settings. Errors are [`crate::error::Error::Input`], one sentence each.
 pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
     let s = &mut settings;
-    if s.text("system.device") == Some("cuda") {
-        bad_input!("{}: expected auto or cpu, found cuda, and this build trains on the CPU device only", s.named("system.device"))
-    }
     let model = architecture::model(s)?;
     let source = source(s, purpose)?;
     let batch = batch(s, &model)?;
@@ -54,6 +54,16 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
         },
         optim,
         system: System {
+            device: match s.text("system.device") {
+                Some("cpu") => DeviceKind::Cpu,
+                Some("cuda") => DeviceKind::Cuda,
+                _ => DeviceKind::Auto,
+            },
+            comm: match s.text("system.comm") {
+                Some("nccl") => Carrier::Nccl,
+                Some("mpi") => Carrier::Mpi,
+                _ => Carrier::Auto,
+            },
             precision: if s.text("system.precision") == Some("bf16") { Precision::Bf16 } else { Precision::Fp32 },
             threads: s.count("system.threads").map(|n| n as usize),
             zero: s.count("system.zero").expect("it has a default") as u8,

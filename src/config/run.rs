@@ -117,8 +117,28 @@ pub struct Optim {
     pub clip: Option<f64>,
 }
 
+/// Where the work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// On GPUs where every rank finds one, else on the CPU.
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// What carries tensors between GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// NCCL where it is there and every rank has a GPU of its own, else MPI.
+    Auto,
+    Nccl,
+    Mpi,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct System {
+    pub device: DeviceKind,
+    pub comm: Carrier,
     pub precision: Precision,
     /// Per rank. `None`: the cores this rank may use.
     pub threads: Option<usize>,

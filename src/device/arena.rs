@@ -5,12 +5,13 @@
 //! arena.op([outs…], [ins…], |[out…], [in…]| …)   bounds; outs disjoint from all else; no conflict with a loan
 //! arena.lend(range, access) -> Loan              a message or a file uses the range until the loan is dropped
 //! ```
+use super::cuda::Lent;
+use super::gate::{Gate, Loans};
 use super::memory::Memory;
 use crate::error::Result;
 use crate::tensor::Tensor;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// What a loan may do with its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +28,9 @@ pub struct Arena<T> {
     front: Option<Memory>,
     ahead: usize,
     rest: Memory,
-    len: usize,
+    gate: Gate,
     elements: PhantomData<T>,
     busy: AtomicBool,
-    loans: Arc<Mutex<Vec<(u64, Tensor, Access)>>>,
 }
 
 // SAFETY: the memory is reached only through `op` (one at a time: `busy`) and through loans, whose ranges `op` refuses.
@@ -39,11 +39,17 @@ unsafe impl<T: Send> Sync for Arena<T> {}
 
 /// A range in the hands of a message or a file. Dropping it hands the range back.
 pub struct Loan {
-    base: *mut f32,
+    place: Place,
     len: usize,
     access: Access,
     id: u64,
-    table: Arc<Mutex<Vec<(u64, Tensor, Access)>>>,
+    table: Loans,
+}
+
+/// Where the lent elements are.
+enum Place {
+    Host(*mut f32),
+    Gpu(Box<Lent>),
 }
 
 // SAFETY: the range is exclusively the loan's (write) or read-only for everyone (read) until it is dropped.
@@ -60,8 +66,7 @@ impl<T> Arena<T> {
     pub fn new_in(front: Option<Memory>, len: usize) -> Result<Arena<T>> {
         let ahead = front.as_ref().map_or(0, |front| (front.bytes() / size_of::<T>()).min(len));
         let rest = Memory::private((len - ahead) * size_of::<T>())?;
-        let (busy, loans) = (AtomicBool::new(false), Arc::default());
-        Ok(Arena { front, ahead, rest, len, elements: PhantomData, busy, loans })
+        Ok(Arena { front, ahead, rest, gate: Gate::new(len), elements: PhantomData, busy: AtomicBool::new(false) })
     }
 
     /// Runs one operation: `outs` may be written, `ins` read. Panics when an operand lies outside the arena, when an
@@ -72,24 +77,9 @@ impl<T> Arena<T> {
         ins: [Tensor; I],
         f: impl FnOnce([&mut [T]; O], [&[T]; I]) -> R,
     ) -> R {
-        for (i, o) in outs.iter().enumerate() {
-            if let Some(t) = outs[..i].iter().chain(&ins).find(|t| t.meets(*o)) {
-                panic!("operands overlap: {o:?} is written and meets {t:?}");
-            }
-        }
-        for t in outs.iter().chain(&ins) {
-            assert!(t.end() <= self.len, "{t:?} lies outside the arena of {} elements", self.len);
-        }
-        let conflict = self.loans.lock().expect("loans").iter().find_map(|&(_, lent, access)| {
-            let written = outs.iter().find(|t| t.meets(lent));
-            let read = ins.iter().find(|t| access == Access::Write && t.meets(lent));
-            written.or(read).map(|t| (*t, lent, access))
-        });
-        if let Some((t, lent, access)) = conflict {
-            panic!("{t:?} is used while {lent:?} is lent for {access:?}");
-        }
+        self.gate.check(&outs, &ins);
         assert!(!self.busy.swap(true, Ordering::Acquire), "an operation may not start inside another");
-        // SAFETY: in bounds and disjoint (above); no other operation is open (busy); loans conflict with none of them.
+        // SAFETY: in bounds and disjoint, and loans conflict with none of them (the gate); no other operation is open (busy).
         let r = unsafe {
             f(
                 outs.map(|t| std::slice::from_raw_parts_mut(self.place(t), t.len())),
@@ -116,21 +106,30 @@ impl<T> Arena<T> {
 impl Arena<f32> {
     /// Lends `t`. Panics when an open loan already conflicts with it.
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {
-        assert!(t.end() <= self.len, "{t:?} lies outside the arena");
-        let base = self.place(t);
-        let clash = |other: Access| other == Access::Write || access == Access::Write;
-        let mut table = self.loans.lock().expect("loans");
-        if let Some(&(_, lent, other)) = table.iter().find(|(_, lent, other)| clash(*other) && t.meets(*lent)) {
-            drop(table); // a panic must not poison what `Loan::drop` needs
-            panic!("{t:?} is lent for {access:?} while {lent:?} is out for {other:?}");
-        }
-        let id = table.last().map_or(0, |(id, ..)| id + 1);
-        table.push((id, t, access));
-        Loan { base, len: t.len(), access, id, table: self.loans.clone() }
+        let id = self.gate.lend(t, access);
+        Loan { place: Place::Host(self.place(t)), len: t.len(), access, id, table: self.gate.loans.clone() }
     }
 }
 
 impl Loan {
+    pub(super) fn of_gpu(gate: &Gate, t: Tensor, access: Access, lent: Lent) -> Loan {
+        let id = gate.lend(t, access);
+        Loan { place: Place::Gpu(Box::new(lent)), len: t.len(), access, id, table: gate.loans.clone() }
+    }
+    /// The range on the GPU, if it lies on one: for libraries that reach it there.
+    pub fn on_gpu(&mut self) -> Option<&mut Lent> {
+        match &mut self.place {
+            Place::Host(_) => None,
+            Place::Gpu(lent) => Some(lent),
+        }
+    }
+    /// In host memory; what lies on a GPU is brought there, and brought back when the loan ends.
+    fn base(&self) -> *mut f32 {
+        match &self.place {
+            Place::Host(base) => *base,
+            Place::Gpu(lent) => lent.host().cast(),
+        }
+    }
     pub fn len(&self) -> usize {
         self.len
     }
@@ -139,17 +138,20 @@ impl Loan {
     }
     pub fn slice(&self) -> &[f32] {
         // SAFETY: the gate keeps writers away while the loan lives.
-        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+        unsafe { std::slice::from_raw_parts(self.base(), self.len) }
     }
     pub fn slice_mut(&mut self) -> &mut [f32] {
         assert_eq!(self.access, Access::Write, "a loan for reading is not written");
         // SAFETY: the gate keeps everyone away while the loan lives, and `&mut self` makes this view the only one.
-        unsafe { std::slice::from_raw_parts_mut(self.base, self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.base(), self.len) }
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
+        if let Place::Gpu(lent) = &mut self.place {
+            lent.end(self.access);
+        }
         self.table.lock().expect("loans").retain(|(id, ..)| *id != self.id);
     }
 }

@@ -4,21 +4,26 @@
 //! | device | numbers | for |
 //! |---|---|---|
 //! | [`Cpu`] | f32, threads | training |
+//! | [`Cuda`] | f32, or bf16 beside it, on a GPU | training |
 //! | [`Reference`] | f64, naive loops | tests: finite differences, and what every kernel is held against |
 //!
 //! The gate [`Arena::op`] checks bounds, that no output overlaps another operand, and that nothing lent to a message or
 //! a file ([`Arena::lend`]) is touched meanwhile. `unsafe` lives behind it.
 mod arena;
+pub mod cuda;
+mod gate;
 mod memory;
 mod tally;
 pub mod threads;
 pub use arena::{Access, Arena, Loan};
+pub use cuda::Cuda;
 pub use memory::{Memory, make_real};
 pub use tally::{Note, Part, Row, Tally};
 use threads::Threads;
 
 use crate::error::Result;
 use crate::tensor::{Plan, Tensor};
+use std::ops::Range;
 
 /// What the operands of a matrix product are rounded to. Sums, norms, softmax and loss are f32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +34,7 @@ pub enum Precision {
 
 pub enum Device {
     Cpu(Cpu),
+    Cuda(Box<Cuda>),
     Reference(Reference),
 }
 
@@ -64,6 +70,10 @@ impl Device {
     pub fn install<R>(&self, f: impl FnOnce() -> R) -> R {
         match self {
             Device::Cpu(cpu) => cpu.threads.install(f),
+            Device::Cuda(d) => {
+                d.gpu.bind();
+                f()
+            }
             Device::Reference(_) => f(),
         }
     }
@@ -71,6 +81,7 @@ impl Device {
     pub fn tally(&self, name: &'static str, flops: usize, moved: &[Tensor]) -> Option<Note<'_>> {
         match self {
             Device::Cpu(d) => d.tally.note(name, flops, moved),
+            Device::Cuda(d) => d.tally.note(name, flops, moved),
             Device::Reference(_) => None,
         }
     }
@@ -78,6 +89,7 @@ impl Device {
     pub fn part(&self, name: &'static str) -> Option<Part<'_>> {
         match self {
             Device::Cpu(d) => d.tally.part(name),
+            Device::Cuda(d) => d.tally.part(name),
             Device::Reference(_) => None,
         }
     }
@@ -85,6 +97,7 @@ impl Device {
     pub fn read(&self, t: Tensor) -> Vec<f32> {
         match self {
             Device::Cpu(d) => d.arena.op([], [t], |[], [t]| t.to_vec()),
+            Device::Cuda(d) => d.read(t),
             Device::Reference(d) => d.arena.op([], [t], |[], [t]| t.iter().map(|&v| v as f32).collect()),
         }
     }
@@ -92,6 +105,7 @@ impl Device {
     pub fn write(&self, t: Tensor, values: &[f32]) {
         match self {
             Device::Cpu(d) => d.arena.op([t], [], |[t], []| t.copy_from_slice(values)),
+            Device::Cuda(d) => d.write(t, values),
             Device::Reference(d) => d.arena.op([t], [], |[t], []| {
                 assert_eq!(t.len(), values.len(), "write: lengths");
                 t.iter_mut().zip(values).for_each(|(t, v)| *t = f64::from(*v));
@@ -99,11 +113,26 @@ impl Device {
         }
     }
     /// Lends `t` to a message or a file until the loan is dropped; ops that conflict with it are refused meanwhile.
-    /// Only host memory in f32 can be lent.
+    /// Only f32 can be lent.
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {
         match self {
             Device::Cpu(d) => d.arena.lend(t, access),
+            Device::Cuda(d) => d.lend(t, access),
             Device::Reference(_) => panic!("the reference device sends no messages"),
+        }
+    }
+    /// Zeros where fresh memory is none.
+    pub fn clear(&self, ranges: impl Iterator<Item = Range<usize>>) {
+        match self {
+            Device::Cuda(d) => ranges.for_each(|r| d.zero(Tensor::range(r.start, r.end))),
+            Device::Cpu(_) | Device::Reference(_) => (),
+        }
+    }
+    /// Σ of the losses that ops have left on the device since the last call; 0 where they return them at once.
+    pub fn take_loss(&self) -> f64 {
+        match self {
+            Device::Cuda(d) => d.take_loss(),
+            Device::Cpu(_) | Device::Reference(_) => 0.0,
         }
     }
 }

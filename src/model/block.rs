@@ -126,6 +126,12 @@ impl Saved {
         }
     }
 
+    /// All but the statistics.
+    pub fn activations(&self) -> Vec<Tensor> {
+        let raw = self.raw.map(|[raw, _]| raw);
+        [self.n1, self.qkv, self.att, self.m, self.n2, self.up, self.act].into_iter().chain(raw).collect()
+    }
+
     /// The first `n` rows of everything: a shorter pass in the same places.
     pub fn first(&self, n: usize) -> Saved {
         let cut = |t: Tensor| t.rows(0, n);
@@ -167,6 +173,12 @@ impl Flight {
             up: like(s.up),
             act: like(s.act),
         }
+    }
+}
+
+impl Flight {
+    pub fn activations(&self) -> Vec<Tensor> {
+        [self.n, self.qkv, self.att, self.up, self.act].into_iter().chain(self.raw).collect()
     }
 }
 

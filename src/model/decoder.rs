@@ -140,6 +140,12 @@ impl Decoder {
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
+    /// What may be kept in the numbers that products read: all that flows forwards and backwards, but no statistics.
+    pub fn activations(&self) -> Vec<Tensor> {
+        let flight = self.training.iter().flat_map(|t| t.flight.activations().into_iter().chain([t.d]));
+        let saved = self.saved.iter().flat_map(Saved::activations);
+        self.x.iter().copied().chain(saved).chain(flight).chain([self.normed, self.logits]).collect()
+    }
     /// Rows whose logits exist at once.
     pub fn logit_rows(&self) -> usize {
         self.logits.rows
@@ -177,7 +183,8 @@ impl Decoder {
         forward.chain(head.chain(blocks).map(|group| (group, Pass::Backward))).collect()
     }
 
-    /// Σ of the loss over the targets, in nats. Gradients += `scale` · ∂Σ/∂parameter.
+    /// Σ of the loss over the targets, in nats, or 0 where the device keeps it ([`Device::take_loss`]): nothing waits here.
+    /// Gradients += `scale` · ∂Σ/∂parameter.
     ///
     /// Panics on a decoder that was planned for inference, and where the input is not B·T tokens.
     pub fn forward_backward(&self, dev: &Device, input: &Input, scale: f32, on: &mut impl Schedule) -> f64 {
@@ -235,7 +242,7 @@ impl Decoder {
         self.head(dev, input, on, |first, z| {
             total += loss::cross_entropy_only(dev, z, &input.targets[first..first + z.rows], self.config.vocab);
         });
-        total
+        total + dev.take_loss()
     }
 
     /// The logits of every row, (B·T, V), on the host: for tests and small models.

@@ -11,6 +11,7 @@
 use super::rows::{PIECE, per_task, pieces};
 use super::simd::{sigmoid, wide};
 use crate::device::Device;
+use crate::device::cuda::Grid;
 use crate::tensor::Tensor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,16 @@ pub fn forward(dev: &Device, kind: Activation, y: Tensor, x: Tensor) {
                 });
             }
         }),
+        Device::Cuda(d) => {
+            let ([at], [x]) = d.op([y], [x]);
+            let name = match kind {
+                Activation::Gelu => "gelu_forward",
+                Activation::Relu => "relu_forward",
+                Activation::SwiGlu => "swiglu_forward",
+            };
+            let no_bias = 0; // the product before has added it
+            d.launch(name, Grid::over(y.rows * f.div_ceil(8)), &[at, x, no_bias, y.rows as u64, f as u64]);
+        }
         Device::Reference(d) => d.arena.op([y], [x], |[y], [x]| reference::forward(kind, y, x, f)),
     }
 }
@@ -69,6 +80,16 @@ pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Tensor, x: Tenso
                 }
             });
         }),
+        Device::Cuda(d) => {
+            let n = dy.rows;
+            let ([dx], [dy, x]) = d.op([dx], [dy, x]);
+            let name = match kind {
+                Activation::Gelu => "gelu_backward",
+                Activation::Relu => "relu_backward",
+                Activation::SwiGlu => "swiglu_backward",
+            };
+            d.launch(name, Grid::over(n * f.div_ceil(8)), &[dx, dy, x, n as u64, f as u64]);
+        }
         Device::Reference(d) => d.arena.op([dx], [dy, x], |[dx], [dy, x]| reference::backward(kind, dx, dy, x, f)),
     }
 }

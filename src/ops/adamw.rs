@@ -10,6 +10,7 @@
 use super::rows::{PIECE, pieces};
 use super::simd::wide;
 use crate::device::Device;
+use crate::device::cuda::{Grid, float};
 use crate::tensor::Tensor;
 
 /// What is the same for all parameters in a step.
@@ -36,6 +37,16 @@ pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f
             let outs = [(w, PIECE), (m, PIECE), (v, PIECE)];
             pieces(outs, [(g, PIECE)], |_, [w, m, v], [g]| piece(w, m, v, g, factors));
         }),
+        Device::Cuda(d) => {
+            let ([at, m, v], [g]) = d.op([w, m, v], [g]);
+            let f = Factors::new(step, 0.0);
+            let numbers = [f.beta1, f.beta2, f.rest1, f.rest2, step.lr as f32, f.rate, f.root, f.eps, 0.0, f.scale, 0.0];
+            // of the kernel: nine of them are its `Step`, then scale and skip
+            let factors = d.upload(&numbers.map(f32::to_bits));
+            let (scale, skip, n) = (factors + 36, factors + 40, w.len() as u64);
+            let arguments = [at, m, v, d.copy_of(w), g, factors, scale, skip, float(decay), n, w.at as u64, 0];
+            d.launch("adamw", Grid::over(w.len().div_ceil(8)), &arguments);
+        }
         Device::Reference(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| reference(w, m, v, g, f64::from(decay), step)),
     }
 }

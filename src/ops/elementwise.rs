@@ -6,6 +6,7 @@
 use super::rows::{PIECE, collect, pieces};
 use super::simd::{sum_of_two, wide};
 use crate::device::Device;
+use crate::device::cuda::Grid;
 use crate::tensor::Tensor;
 
 /// x = 0.
@@ -13,6 +14,7 @@ pub fn zero(dev: &Device, x: Tensor) {
     let _at = dev.tally("zero", 0, &[x]);
     match dev {
         Device::Cpu(d) => d.arena.op([x], [], |[x], []| pieces([(x, PIECE)], [], |_, [x], []| x.fill(0.0))),
+        Device::Cuda(d) => d.zero(x),
         Device::Reference(d) => d.arena.op([x], [], |[x], []| x.fill(0.0)),
     }
 }
@@ -25,6 +27,7 @@ pub fn copy(dev: &Device, y: Tensor, x: Tensor) {
         Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| {
             pieces([(y, PIECE)], [(x, PIECE)], |_, [y], [x]| y.copy_from_slice(x));
         }),
+        Device::Cuda(d) => d.copy(y, x),
         Device::Reference(d) => d.arena.op([y], [x], |[y], [x]| y.copy_from_slice(x)),
     }
 }
@@ -37,6 +40,10 @@ pub fn add(dev: &Device, y: Tensor, a: Tensor, b: Tensor) {
         Device::Cpu(d) => d.arena.op([y], [a, b], |[y], [a, b]| {
             pieces([(y, PIECE)], [(a, PIECE), (b, PIECE)], |_, [y], [a, b]| sum_of_two(y, a, b));
         }),
+        Device::Cuda(d) => {
+            let ([y_at], [a, b]) = d.op([y], [a, b]);
+            d.launch("add", Grid::over(y.len().div_ceil(8)), &[y_at, a, b, y.len() as u64]);
+        }
         Device::Reference(d) => d.arena.op([y], [a, b], |[y], [a, b]| (0..y.len()).for_each(|i| y[i] = a[i] + b[i])),
     }
 }
@@ -50,6 +57,16 @@ pub fn square_sum(dev: &Device, x: Tensor) -> f64 {
             let piece = |i: usize| squares(&x[i * PIECE..x.len().min((i + 1) * PIECE)]);
             collect(x.len().div_ceil(PIECE), piece).iter().sum()
         }),
+        Device::Cuda(d) => {
+            let ([], [at]) = d.op([], [x]);
+            // the pieces' sums, and behind them their own
+            let pieces = x.len().div_ceil(PIECE);
+            let partials = d.scratch(8 * (pieces + 1));
+            let total = partials + 8 * pieces as u64;
+            d.launch("square_sum", Grid::new([pieces, 1, 1], [256, 1, 1]), &[partials, at, x.len() as u64]);
+            d.launch("sum_partials", Grid::new([1, 1, 1], [256, 1, 1]), &[total, partials, pieces as u64]);
+            d.fetch::<f64>(total, 1)[0]
+        }
         Device::Reference(d) => d.arena.op([], [x], |[], [x]| x.iter().map(|x| x * x).sum()),
     }
 }

@@ -9,6 +9,7 @@
 //! show in the result.
 use super::rows::{or_empty, per_task, pieces};
 use super::simd::add_to;
+use crate::device::cuda::Grid;
 use crate::device::{Device, threads};
 use crate::tensor::Tensor;
 
@@ -41,6 +42,13 @@ pub fn forward(
                 }
             });
         }),
+        Device::Cuda(d) => {
+            let ([at], [wte, wpe]) = d.op([x], [wte, or_empty(wpe)]);
+            let (tokens, positions) = (d.upload(tokens), d.upload_some(positions));
+            let sizes = [x.rows, c, seq, offset].map(|n| n as u64);
+            let grid = Grid::over(x.rows * c.div_ceil(8));
+            d.launch("embedding_forward", grid, &[&[at, tokens, wte, wpe, positions], &sizes[..]].concat());
+        }
         Device::Reference(d) => d.arena.op([x], [wte, or_empty(wpe)], |[x], [wte, wpe]| {
             for n in 0..tokens.len() {
                 for i in 0..c {
@@ -75,6 +83,20 @@ pub fn backward(
                 scatter(dwpe, dx, c, tokens.len(), |n| places.position(n));
             }
         }),
+        Device::Cuda(d) => {
+            let ([dwte, dwpe], [dx]) = d.op([dwte, or_empty(dwpe)], [dx]);
+            let scatter = |table: u64, places: &[u32]| {
+                let mut order: Vec<u32> = (0..places.len() as u32).collect();
+                order.sort_by_key(|n| places[*n as usize]); // stable: rows of one place stay in their order
+                let (n, uploads) = (places.len(), [d.upload(places), d.upload(&order)]);
+                let grid = Grid::new([n, c.div_ceil(256), 1], [32, 8, 1]);
+                d.launch("embedding_backward", grid, &[table, dx, uploads[0], uploads[1], n as u64, c as u64]);
+            };
+            scatter(dwte, tokens);
+            if dwpe != 0 {
+                scatter(dwpe, &(0..tokens.len()).map(|n| places.position(n) as u32).collect::<Vec<u32>>());
+            }
+        }
         Device::Reference(d) => d.arena.op([dwte, or_empty(dwpe)], [dx], |[dwte, dwpe], [dx]| {
             for n in 0..tokens.len() {
                 for i in 0..c {

@@ -10,6 +10,7 @@ use super::gemm::{self, Into, Layout};
 use super::rows::{column_sums, or_empty};
 use super::simd::add_to;
 use crate::device::Device;
+use crate::device::cuda::{Grid, Product, STRIPS};
 use crate::tensor::Tensor;
 
 /// y = x Wᵀ + b (+ residual).
@@ -31,6 +32,13 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
             };
             gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish);
         }),
+        Device::Cuda(d) => {
+            let ([y_at], [x_at, w_at, bias, residual]) = d.op([y], operands);
+            let add = (residual != 0).then_some(residual);
+            let bias = (bias != 0).then_some(bias);
+            let [a, b, y] = [d.operand(x, x_at), d.operand(w, w_at), d.operand(y, y_at)];
+            d.multiply(&Product { y, a, b, transposed: [false, true], add, bias });
+        }
         Device::Reference(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
             gemm::reference(Layout::NT, [n, o, c], Into::Overwrite, y, x, w);
             for (i, y) in y.iter_mut().enumerate() {
@@ -64,6 +72,27 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
             let _at = dev.tally("linear dW", 2 * n * c * o, &for_dw);
             gemm::product(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
         }),
+        Device::Cuda(d) => {
+            let ([dx_at, dw_at, db_at], [dy_at, x_at, w_at]) = d.op(outs, [dy, x, w]);
+            let [dy_m, x_m, w_m] = [d.operand(dy, dy_at), d.operand(x, x_at), d.operand(w, w_at)];
+            if db_at != 0 {
+                let _at = dev.tally("linear db", 0, &for_db);
+                let strips = n.div_ceil(32).min(STRIPS);
+                let partials = d.scratch(4 * strips * o);
+                let grid = Grid::new([o.div_ceil(256), strips, 1], [32, 8, 1]);
+                d.launch("column_sums", grid, &[partials, dy_at, n as u64, o as u64]);
+                let grid = Grid::new([o.div_ceil(32), 1, 1], [32, 8, 1]);
+                d.launch("column_reduce", grid, &[db_at, 0, partials, strips as u64, o as u64]);
+            }
+            {
+                let _at = dev.tally("linear dx", 2 * n * c * o, &for_dx);
+                let y = d.operand(dx, dx_at);
+                d.multiply(&Product { y, a: dy_m, b: w_m, transposed: [false, false], add: None, bias: None });
+            }
+            let _at = dev.tally("linear dW", 2 * n * c * o, &for_dw);
+            let y = d.operand(dw, dw_at);
+            d.multiply(&Product { y, a: dy_m, b: x_m, transposed: [true, false], add: Some(dw_at), bias: None });
+        }
         Device::Reference(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
             gemm::reference(Layout::NN, [n, c, o], Into::Overwrite, dx, dy, w);
             gemm::reference(Layout::TN, [o, c, n], Into::Add, dw, dy, x);

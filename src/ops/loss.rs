@@ -9,9 +9,10 @@ use super::MASKED;
 use super::rows::{Shared, collect};
 use super::simd::{LANES, exp, fold, max, wide};
 use crate::device::Device;
+use crate::device::cuda::{Grid, float};
 use crate::tensor::Tensor;
 
-/// Σ loss over the rows; z becomes scale · ∂loss/∂z.
+/// Σ loss over the rows; z becomes scale · ∂loss/∂z. A GPU keeps the sum ([`Device::take_loss`]), and this is 0.
 pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize, scale: f32) -> f64 {
     check(logits, targets, vocab);
     let _at = dev.tally("cross-entropy", 0, &[logits, logits]);
@@ -23,13 +24,21 @@ pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize
             let row = |i: usize| row_backward(unsafe { z.piece(i * cols, cols) }, vocab, targets[i], scale);
             collect(targets.len(), row).iter().sum()
         }),
+        Device::Cuda(d) => {
+            let ([z], []) = d.op([logits], []);
+            let (n, losses, targets) = (logits.rows, d.scratch(4 * logits.rows), d.upload(targets));
+            let sizes = [vocab as u64, cols as u64];
+            d.launch("cross_entropy", over(n), &[z, losses, targets, sizes[0], sizes[1], float(scale)]);
+            d.launch("sum_losses", Grid::new([1, 1, 1], [256, 1, 1]), &[d.loss(), losses, n as u64]);
+            0.0
+        }
         Device::Reference(d) => d.arena.op([logits], [], |[z], []| {
             z.chunks_exact_mut(cols).zip(targets).map(|(z, t)| reference::row(z, vocab, *t, f64::from(scale))).sum()
         }),
     }
 }
 
-/// Σ loss over the rows; z stays as it is.
+/// Σ loss over the rows, as above; z stays as it is.
 pub fn cross_entropy_only(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize) -> f64 {
     check(logits, targets, vocab);
     let _at = dev.tally("cross-entropy only", 0, &[logits]);
@@ -38,11 +47,23 @@ pub fn cross_entropy_only(dev: &Device, logits: Tensor, targets: &[u32], vocab: 
         Device::Cpu(d) => d
             .arena
             .op([], [logits], |[], [z]| collect(targets.len(), |i| row_loss(&z[i * cols..][..vocab], targets[i])).iter().sum()),
+        Device::Cuda(d) => {
+            let ([], [z]) = d.op([], [logits]);
+            let (n, losses, targets) = (logits.rows, d.scratch(4 * logits.rows), d.upload(targets));
+            d.launch("cross_entropy_only", over(n), &[losses, z, targets, vocab as u64, cols as u64]);
+            d.launch("sum_losses", Grid::new([1, 1, 1], [256, 1, 1]), &[d.loss(), losses, n as u64]);
+            0.0
+        }
         Device::Reference(d) => d.arena.op([], [logits], |[], [z]| {
             let rows = z.chunks_exact(cols).zip(targets);
             rows.map(|(z, t)| reference::row(&mut z.to_vec(), vocab, *t, 1.0)).sum()
         }),
     }
+}
+
+/// A block for each row.
+fn over(rows: usize) -> Grid {
+    Grid::new([rows, 1, 1], [1024, 1, 1])
 }
 
 fn check(logits: Tensor, targets: &[u32], vocab: usize) {

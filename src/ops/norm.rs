@@ -13,6 +13,7 @@
 use super::rows::{column_sums, or_empty, per_task, pieces};
 use super::simd::{add_to, sum, wide};
 use crate::device::Device;
+use crate::device::cuda::{BLOCKS, Grid, float};
 use crate::tensor::Tensor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,12 @@ pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: 
                 rows.for_each(|((y, stats), x)| *stats = row_forward(kind, eps, y, x, gamma, beta));
             });
         }),
+        Device::Cuda(d) => {
+            let ([y, stats], [at, gamma, beta]) = d.op([y, stats], ins);
+            let none = 0; // the residual stream is added by the product before
+            let layer = u64::from(kind == Norm::Layer);
+            d.launch("norm_forward", over(x.rows, c), &[y, stats, none, at, none, gamma, beta, c as u64, float(eps), layer]);
+        }
         Device::Reference(d) => {
             d.arena.op([y, stats], ins, |[y, stats], [x, gamma, beta]| reference::forward(kind, eps, y, stats, x, gamma, beta))
         }
@@ -78,10 +85,26 @@ pub fn backward(
                 rows.for_each(|r| add_to(sums, &dy[r * c..][columns.clone()]));
             });
         }),
+        Device::Cuda(d) => {
+            let n = x.rows;
+            let ([dx, dgamma, dbeta], [dy, x, stats, gamma]) = d.op(outs, [dy, x, stats, gamma]);
+            let blocks = n.min(BLOCKS);
+            let partials = d.scratch(4 * blocks * 2 * c);
+            let grid = Grid { shared: 8 * c, ..over(blocks, c) };
+            let layer = u64::from(kind == Norm::Layer);
+            d.launch("norm_backward", grid, &[dx, partials, dy, x, stats, gamma, n as u64, c as u64, layer]);
+            let grid = Grid::new([c.div_ceil(32), 2, 1], [32, 8, 1]);
+            d.launch("column_reduce", grid, &[dgamma, dbeta, partials, blocks as u64, c as u64]);
+        }
         Device::Reference(d) => d.arena.op(outs, [dy, x, stats, gamma], |[dx, dgamma, dbeta], [dy, x, stats, gamma]| {
             reference::backward(kind, dx, dgamma, dbeta, dy, x, stats, gamma);
         }),
     }
+}
+
+/// A block for each of `blocks` rows of `c` columns, eight columns a thread.
+fn over(blocks: usize, c: usize) -> Grid {
+    Grid::new([blocks, 1, 1], [c.div_ceil(8).next_multiple_of(32).min(256), 1, 1])
 }
 
 fn check(kind: Norm, stats: Tensor, x: Tensor, gamma: Tensor, beta: Option<Tensor>) {

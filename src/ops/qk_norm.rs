@@ -9,6 +9,7 @@ use super::attention::Heads;
 use super::rows::{collect, per_task, pieces};
 use super::simd::{sum, wide};
 use crate::device::Device;
+use crate::device::cuda::{BLOCKS, Grid, float};
 use crate::tensor::Tensor;
 
 /// y = qkv with its q and k heads normalised.
@@ -24,6 +25,13 @@ pub fn forward(dev: &Device, y: Tensor, stats: Tensor, qkv: Tensor, gamma_q: Ten
                 rows.for_each(|((y, stats), x)| row_forward(y, stats, x, gamma_q, gamma_k, eps, h));
             });
         }),
+        Device::Cuda(d) => {
+            let n = qkv.rows;
+            let ([y, stats], [qkv, gamma_q, gamma_k]) = d.op([y, stats], [qkv, gamma_q, gamma_k]);
+            let sizes = [n, h.q, h.kv, h.size, lanes(h)].map(|n| n as u64);
+            let grid = Grid::over(n * (h.q + 2 * h.kv) * lanes(h));
+            d.launch("qk_norm_forward", grid, &[&[y, stats, qkv, gamma_q, gamma_k], &sizes[..], &[float(eps)]].concat());
+        }
         Device::Reference(d) => d.arena.op([y, stats], [qkv, gamma_q, gamma_k], |[y, stats], [x, gamma_q, gamma_k]| {
             y.copy_from_slice(x);
             for (s, r) in stats.iter_mut().enumerate() {
@@ -67,6 +75,17 @@ pub fn backward(
             add_gamma(dgamma_q, dy, x, stats, 0..h.q, h);
             add_gamma(dgamma_k, dy, x, stats, h.q..heads, h);
         }),
+        Device::Cuda(d) => {
+            let n = qkv.rows;
+            let ([dqkv, dgamma_q, dgamma_k], [dy, qkv, stats, gamma_q, gamma_k]) = d.op(outs, ins);
+            let blocks = n.min(BLOCKS);
+            let partials = d.scratch(4 * blocks * 2 * h.size);
+            let sizes = [n, h.q, h.kv, h.size, lanes(h)].map(|n| n as u64);
+            let arguments = [&[dqkv, partials, dy, qkv, stats, gamma_q, gamma_k], &sizes[..]].concat();
+            d.launch("qk_norm_backward", Grid::new([blocks, 1, 1], [256, 1, 1]), &arguments);
+            let grid = Grid::new([h.size.div_ceil(32), 2, 1], [32, 8, 1]);
+            d.launch("column_reduce", grid, &[dgamma_q, dgamma_k, partials, blocks as u64, h.size as u64]);
+        }
         Device::Reference(d) => d.arena.op(outs, ins, |[dx, dgamma_q, dgamma_k], [dy, x, stats, gamma_q, gamma_k]| {
             dx.copy_from_slice(dy);
             for (s, r) in stats.iter().enumerate() {
@@ -88,6 +107,11 @@ fn check(rows: [Tensor; 3], stats: Tensor, gamma_q: Tensor, gamma_k: Tensor, h: 
     assert!(rows.iter().all(|t| (t.rows, t.cols) == (n, h.width())), "qk_norm: {rows:?} of {h:?}");
     assert_eq!((stats.rows, stats.cols), (n, h.q + h.kv), "qk_norm: stats {stats:?} of {h:?}");
     assert!(gamma_q.len() == h.size && gamma_k.len() == h.size, "qk_norm: gamma {gamma_q:?}, {gamma_k:?} of {h:?}");
+}
+
+/// Lanes of a warp that take a head together, eight columns each.
+fn lanes(h: Heads) -> usize {
+    h.size.div_ceil(8).next_power_of_two().min(32)
 }
 
 /// Where the head of the stats' element `s` starts in the rows.

@@ -10,6 +10,7 @@ use super::attention::Heads;
 use super::rows::{per_task, pieces};
 use super::simd::wide;
 use crate::device::Device;
+use crate::device::cuda::{Grid, float};
 use crate::tensor::Tensor;
 
 /// How the frequencies are stretched for contexts longer than the pretraining's.
@@ -52,6 +53,7 @@ pub fn table(dev: &Device, table: Tensor, theta: f64, scaling: Scaling) {
         if i < d / 2 { angle.cos() } else { angle.sin() }
     };
     match dev {
+        Device::Cuda(dev) => dev.write(table, &(0..table.len()).map(|i| value(i) as f32).collect::<Vec<f32>>()),
         Device::Cpu(dev) => dev.arena.op([table], [], |[t], []| {
             pieces([(t, 1024)], [], |p, [t], []| t.iter_mut().enumerate().for_each(|(i, t)| *t = value(1024 * p + i) as f32));
         }),
@@ -99,6 +101,15 @@ fn turn(dev: &Device, qkv: Tensor, table: Tensor, h: Heads, positions: Option<&[
                 }
             });
         }),
+        Device::Cuda(dev) => {
+            let (n, heads) = (qkv.rows, h.q + h.kv);
+            let ([qkv], [table]) = dev.op([qkv], [table]);
+            let positions = dev.upload_some(positions);
+            let sign = if way == Way::Back { -1.0 } else { 1.0 };
+            let sizes = [n, h.width(), heads, d, h.seq].map(|n| n as u64);
+            let grid = Grid::over(n * heads * d.div_ceil(16));
+            dev.launch("rope", grid, &[&[qkv, table, positions], &sizes[..], &[float(sign)]].concat());
+        }
         Device::Reference(dev) => dev.arena.op([qkv], [table], |[x], [table]| {
             for n in 0..x.len() / h.width() {
                 for head in 0..h.q + h.kv {

@@ -123,6 +123,7 @@ impl<'a> Parallel<'a> {
         }
         self.clock.exposed += began.elapsed();
         let (rank, size) = (self.comm.rank(), self.comm.size());
+        let loss = loss + self.dev.take_loss();
         let own = self.groups.iter().map(|g| own_block(g, rank, size).grads);
         let squares: f64 = own.map(|g| elementwise::square_sum(self.dev, Tensor::range(g.start, g.end))).sum();
         let began = Instant::now();
@@ -141,7 +142,8 @@ impl<'a> Parallel<'a> {
     /// Sends the updated weights on their way.
     pub fn publish(&mut self) {
         if self.stage == Stage::Optimizer && self.comm.size() > 1 {
-            for (g, ticket) in self.groups.iter().zip(&mut self.gathering) {
+            for (i, (g, ticket)) in self.groups.iter().zip(&mut self.gathering).enumerate() {
+                self.comm.about(i);
                 let loan = self.dev.lend(Tensor::range(g.weights.start, g.weights.end), Access::Write);
                 *ticket = Some(self.comm.all_gather(loan));
             }
@@ -194,6 +196,7 @@ impl Schedule for Listener<'_, '_> {
         if self.last && self.on.comm.size() > 1 {
             let grads = self.on.groups[group].grads.clone();
             let loan = self.on.dev.lend(Tensor::range(grads.start, grads.end), Access::Write);
+            self.on.comm.about(group);
             self.on.reducing[group] = Some(match self.on.stage {
                 Stage::Replicate => self.on.comm.all_reduce(loan),
                 Stage::Optimizer => self.on.comm.reduce_scatter(loan),

@@ -16,12 +16,14 @@
 mod backward;
 mod decode;
 mod forward;
+mod gpu;
 mod reference;
 mod tiles;
 
 pub use tiles::workspace_elements;
 
 use crate::device::Device;
+use crate::device::cuda::Grid;
 use crate::tensor::Tensor;
 
 /// How a row of qkv is divided, and how long a sequence is.
@@ -70,6 +72,7 @@ pub fn forward(dev: &Device, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, star
     let _at = dev.tally("attention forward", 4 * h.size * h.pairs(qkv.rows, starts), &[y, lse, qkv]);
     match dev {
         Device::Cpu(d) => d.arena.op([y, lse], [qkv], |[y, lse], [qkv]| forward::forward(d.precision, y, lse, qkv, h, starts)),
+        Device::Cuda(d) => gpu::forward(d, y, lse, qkv, h, starts),
         Device::Reference(d) => d.arena.op([y, lse], [qkv], |[y, lse], [qkv]| reference::forward(y, lse, qkv, h, starts)),
     }
 }
@@ -85,6 +88,7 @@ pub fn backward(dev: &Device, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, 
         Device::Cpu(d) => d.arena.op([dqkv], [dy, y, lse, qkv], |[dqkv], [dy, y, lse, qkv]| {
             backward::backward(d.precision, dqkv, dy, y, lse, qkv, h, starts);
         }),
+        Device::Cuda(d) => gpu::backward(d, dqkv, dy, y, lse, qkv, h, starts),
         Device::Reference(d) => {
             d.arena.op([dqkv], [dy, qkv], |[dqkv], [dy, qkv]| reference::backward(dqkv, dy, qkv, h, starts));
         }
@@ -102,6 +106,12 @@ pub fn decode(dev: &Device, y: Tensor, qkv: Tensor, cache_k: Tensor, cache_v: Te
     match dev {
         Device::Cpu(d) => {
             d.arena.op([y], [qkv, cache_k, cache_v], |[y], [qkv, k, v]| decode::decode(d.precision, y, qkv, k, v, len, h))
+        }
+        Device::Cuda(d) => {
+            let ([y], [qkv, keys, values]) = d.op([y], [qkv, cache_k, cache_v]);
+            let sizes = [len, h.q, h.kv, h.size].map(|n| n as u64);
+            let grid = Grid { shared: 8 * 4 * (h.size + 2), ..Grid::new([h.q, 1, 1], [256, 1, 1]) };
+            d.launch("attention_decode", grid, &[&[y, qkv, keys, values], &sizes[..]].concat());
         }
         Device::Reference(d) => {
             d.arena.op([y], [qkv, cache_k, cache_v], |[y], [qkv, k, v]| reference::decode(y, qkv, k, v, len, h))

@@ -1,0 +1,178 @@
+//! Whether a run has GPUs, which is whose, and what must fit into their memory.
+//!
+//! ```text
+//! --device cpu     none                     auto   one for each rank, where every rank finds one that can be used
+//! --device cuda    one for each rank, or the end of the run, with the sentence that says what is missing
+//!
+//! rank 0: kernels from the cache, or compiled ── broadcast ──> all: a thousand ranks do not compile
+//! ```
+use crate::comm::Network;
+use crate::commands::plan;
+use crate::config::{Carrier, DeviceKind, Run};
+use crate::device::Device;
+use crate::device::cuda::{self, Cuda, Extent, Gpu};
+use crate::error::Result;
+use crate::failed;
+use crate::launch::Launch;
+use crate::metrics::{memory, units};
+use crate::model::Decoder;
+use crate::tensor::{Kind, Plan};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A rank's GPU, and the kernels that were compiled for it.
+pub struct Chosen {
+    gpu: Arc<Gpu>,
+    kernels: Vec<u8>,
+    /// No two ranks share a GPU, which NCCL would refuse.
+    alone: bool,
+    /// What is said of it before the first step.
+    pub words: String,
+}
+
+/// The GPU of this rank, if the run is to have any. All ranks decide alike.
+///
+/// Errors: `Failed`, on all ranks: a GPU was asked for, and something is missing on one of them.
+pub fn choose(run: &Run, launch: &Launch) -> Result<Option<Chosen>> {
+    if run.system.device == DeviceKind::Cpu {
+        return Ok(None);
+    }
+    let found = launch.agree(Gpu::of(launch.local_rank));
+    let chosen = found.and_then(|gpu| with_kernels(run, launch, gpu));
+    match chosen {
+        Ok(chosen) => Ok(Some(chosen)),
+        Err(e) if run.system.device == DeviceKind::Cuda => Err(e),
+        Err(e) => {
+            // A machine without GPUs is nothing to speak of; one whose GPU is of no use is.
+            if launch.leads() && cuda::count().is_ok_and(|n| n > 0) {
+                log::warn!("training on the CPU, although there is a GPU: {e}");
+            }
+            log::debug!("no GPU: {e}");
+            Ok(None)
+        }
+    }
+}
+
+fn with_kernels(run: &Run, launch: &Launch, gpu: Arc<Gpu>) -> Result<Chosen> {
+    launch.same_everywhere("the architecture of the GPU", &gpu.architecture())?;
+    let kernels = if launch.leads() { cuda::binary(&gpu, run.system.precision) } else { Ok(vec![]) };
+    let kernels = launch.comm().broadcast(launch.agree(kernels)?, 0);
+    let shared = shared(launch, &gpu);
+    shared.iter().filter(|_| launch.leads()).for_each(|line| log::warn!("{line}"));
+    let words = format!("GPU {} ({}), {} of memory", gpu.name, gpu.architecture(), units::bytes(gpu.memory as u64));
+    Ok(Chosen { gpu, kernels, words, alone: shared.is_empty() })
+}
+
+/// What is said where two ranks of a node work on one GPU.
+fn shared(launch: &Launch, gpu: &Gpu) -> Vec<String> {
+    let all = launch.comm().gather(gpu.bus.as_bytes());
+    let node = |rank: usize| launch.ranks[rank].node;
+    let same = |a: usize, b: usize| node(a) == node(b) && all[a] == all[b];
+    let first = |rank: &usize| (0..*rank).all(|other| !same(*rank, other));
+    let sharing = |rank: usize| (0..all.len()).filter(|other| same(rank, *other)).map(|r| r.to_string()).collect::<Vec<_>>();
+    let groups = (0..all.len()).filter(first).map(|rank| (rank, sharing(rank))).filter(|(_, ranks)| ranks.len() > 1);
+    let line = |(rank, ranks): (usize, Vec<String>)| {
+        let (bus, host) = (String::from_utf8_lossy(&all[rank]), &launch.ranks[rank].host);
+        format!("ranks {} share the GPU {bus} of {host}: start as many ranks a node as it has GPUs", ranks.join(", "))
+    };
+    groups.map(line).collect()
+}
+
+/// What a model asks of a GPU beside its plan.
+pub fn extent(model: &Decoder) -> Extent {
+    let (c, shape) = (model.config(), model.shape());
+    let width = c.width.max(c.up_rows()).max(c.heads(1).width());
+    Extent { activations: model.activations(), rows: shape.micro_batch * shape.seq, width, heads: c.heads }
+}
+
+impl Chosen {
+    /// What carries tensors between the ranks' GPUs; none: MPI, through the hosts.
+    ///
+    /// Errors: `Failed`, on all ranks: NCCL was asked for, and is missing or fails.
+    pub fn network(&self, run: &Run, launch: &Launch) -> Result<Option<Network>> {
+        if launch.size() == 1 || run.system.comm == Carrier::Mpi || (run.system.comm == Carrier::Auto && !self.alone) {
+            return Ok(None);
+        }
+        let patience = Duration::from_secs(run.system.patience);
+        match launch.agree(Network::join(launch.comm(), &self.gpu, patience)) {
+            Ok(network) => Ok(Some(network)),
+            Err(e) if run.system.comm == Carrier::Nccl => Err(e),
+            Err(e) => {
+                if launch.leads() {
+                    log::warn!("gradients go through the hosts' memory, which is slower than between GPUs: {e}");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Bytes beside the plan's.
+    pub fn beside(&self, run: &Run, plan: &Plan, model: &Decoder) -> u64 {
+        cuda::beside(plan, &extent(model), run.system.precision) as u64
+    }
+    /// The rows of the memory table.
+    pub fn rows(&self, run: &Run, plan: &Plan, model: &Decoder) -> Vec<(&'static str, u64)> {
+        let kind = |kind: Kind| plan.bytes(kind) as u64;
+        let planned = cuda::planned(plan, &extent(model), run.system.precision) as u64;
+        let (parameters, gradients, optimizer) = (kind(Kind::Parameters), kind(Kind::Gradients), kind(Kind::Optimizer));
+        vec![
+            ("parameters", parameters),
+            ("gradients", gradients),
+            ("optimizer", optimizer),
+            ("activations", planned - parameters - gradients - optimizer),
+            ("device", self.beside(run, plan, model)),
+        ]
+    }
+
+    /// Takes the memory, which is counted first.
+    ///
+    /// Errors: `Failed`, with the table of what would be needed and the largest micro-batch that would fit.
+    pub fn open(&self, run: &Run, launch: &Launch, plan: &Plan, model: &Decoder) -> Result<Device> {
+        let needs = |plan: &Plan, model: &Decoder| self.rows(run, plan, model).iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let (needed, free) = (needs(plan, model), self.gpu.free() as u64);
+        if needed > free {
+            let fits = |micro_batch: usize| {
+                let mut smaller = run.clone();
+                smaller.batch.micro_batch = micro_batch;
+                let (plan, model, ..) = plan::lay_out(&smaller, launch.rank(), launch.size());
+                needs(&plan, &model) <= free
+            };
+            let largest = largest_below(run.batch.micro_batch, fits);
+            let instead = match largest {
+                0 => "not even --micro-batch 1 would fit".into(),
+                n => format!("--micro-batch {n} would fit"),
+            };
+            let rows = self.rows(run, plan, model);
+            let (needed, free) = (units::bytes(needed), units::bytes(free));
+            failed!(
+                "{}: expected {needed} of free memory, found {free}; {instead}\n{}",
+                self.gpu.name,
+                memory::table(&rows, None)
+            );
+        }
+        let device = Cuda::new(&self.gpu, plan, &extent(model), run.system.precision, &self.kernels)?;
+        Ok(Device::Cuda(Box::new(device)))
+    }
+}
+
+/// The largest number below `limit` that fits, where all smaller ones do; 0: none.
+fn largest_below(limit: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut yes, mut no) = (0, limit);
+    while no - yes > 1 {
+        let middle = usize::midpoint(yes, no);
+        if fits(middle) { yes = middle } else { no = middle }
+    }
+    yes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::largest_below;
+
+    #[test]
+    fn the_largest_that_fits_is_found() {
+        for most in 0..9 {
+            assert_eq!(largest_below(9, |n| n <= most), most);
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! An NVIDIA GPU: all of a plan's memory in one piece, the kernels of `ops/*.cu`, products by cuBLASLt.
+//!
+//! ```text
+//! library     CUDA's libraries, found at run time       kernels    from text to functions: compiler, cache, module
+//! driver      the driver's calls                        products   cuBLASLt: descriptions and algorithms, kept by shape
+//! lanes       two streams and the loans between them    uploads    small numbers from the host, on their way
+//! places      where a plan's elements lie, in f32 or bf16
+//! ```
+//! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`].
+//!
+//! With bf16, activations are bf16 (statistics and angles are not) and weights have working copies in bf16, beside the f32 that the optimizer updates; an op
+//! that reads a weight is given its copy. Who writes the f32 alone (a checkpoint, a message) leaves the copy stale: it is
+//! made again before it is read next. Gradients are f32.
+mod driver;
+mod kernels;
+mod lanes;
+mod library;
+mod places;
+mod products;
+mod uploads;
+pub use driver::{Event, Gpu, count};
+pub use kernels::binary;
+pub use lanes::Lent;
+pub use library::Library;
+pub use products::{Operand, Product};
+
+use super::gate::Gate;
+use super::{Access, Loan, Precision, Tally};
+use crate::error::Result;
+use crate::failed;
+use crate::tensor::{Kind, Plan, Tensor};
+use cudarc::driver::sys;
+use driver::{Memory, must};
+use half::bf16;
+use kernels::Kernels;
+use lanes::Lanes;
+use places::Places;
+use products::Products;
+use std::ffi::c_void;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use uploads::Uploads;
+
+/// What a model asks of the device beside its plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// What lies in bf16, when that is the precision.
+    pub activations: Vec<Tensor>,
+    /// B·T
+    pub rows: usize,
+    /// The widest matrix whose columns are summed.
+    pub width: usize,
+    pub heads: usize,
+}
+
+pub struct Cuda {
+    pub gpu: Arc<Gpu>,
+    pub precision: Precision,
+    pub tally: Tally,
+    gate: Gate,
+    arena: Memory,
+    places: Places,
+    /// Working copies in bf16 of the first elements, which are the weights.
+    copies: Option<Memory>,
+    weights: usize,
+    stale: Mutex<Vec<Range<usize>>>,
+    scratch: Memory,
+    /// Σ of losses so far, f64.
+    loss: Memory,
+    lanes: Arc<Lanes>,
+    kernels: Kernels,
+    products: Products,
+    uploads: Uploads,
+}
+
+/// How a kernel is launched.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    pub grid: [usize; 3],
+    pub block: [usize; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: usize,
+}
+
+impl Grid {
+    /// One thread for each of `n` pieces of work.
+    pub fn over(n: usize) -> Grid {
+        Grid { grid: [n.div_ceil(256), 1, 1], block: [256, 1, 1], shared: 0 }
+    }
+    pub fn new(grid: [usize; 3], block: [usize; 3]) -> Grid {
+        Grid { grid, block, shared: 0 }
+    }
+}
+
+/// f32 and f64 as a kernel's argument.
+pub fn float(x: f32) -> u64 {
+    u64::from(x.to_bits())
+}
+pub fn double(x: f64) -> u64 {
+    x.to_bits()
+}
+
+/// Measured by none yet: what NVIDIA recommends for Hopper.
+const PRODUCTS: usize = 32 << 20;
+
+/// Where the plan's elements lie.
+fn places(plan: &Plan, extent: &Extent, precision: Precision) -> Places {
+    let in_bf16 = if precision == Precision::Bf16 { &extent.activations[..] } else { &[] };
+    Places::new(plan.len(), in_bf16)
+}
+
+/// Bytes of memory that the plan takes.
+pub fn planned(plan: &Plan, extent: &Extent, precision: Precision) -> usize {
+    places(plan, extent, precision).bytes()
+}
+
+/// Bytes of memory that the device takes beside the plan's: working copies, partial sums, uploads, products.
+pub fn beside(plan: &Plan, extent: &Extent, precision: Precision) -> usize {
+    let copies = if precision == Precision::Bf16 { plan.bytes(Kind::Parameters) / 2 } else { 0 };
+    copies + scratch(plan.len(), extent) + PRODUCTS + uploads::SLOTS * uploads::bytes(extent.rows)
+}
+
+/// Blocks of a backward whose partial sums are added up afterwards. As the kernels' comments mean them.
+pub const BLOCKS: usize = 512;
+pub const STRIPS: usize = 256;
+
+fn scratch(elements: usize, e: &Extent) -> usize {
+    let norms = 4 * 2 * BLOCKS * e.width;
+    let columns = 4 * STRIPS * e.width;
+    let rows = 4 * e.rows * (e.heads + 2);
+    let squares = 8 * (elements.div_ceil(16 * 1024) + 4096);
+    norms.max(columns).max(rows).max(squares).next_multiple_of(256)
+}
+
+impl Cuda {
+    /// Takes the memory of the plan and beside it. `binary`: the kernels, compiled for this GPU.
+    ///
+    /// Errors: `Failed`: a library is missing, or the GPU has not so much memory; then the sentence says how much of it is free.
+    pub fn new(gpu: &Arc<Gpu>, plan: &Plan, extent: &Extent, precision: Precision, binary: &[u8]) -> Result<Cuda> {
+        gpu.bind();
+        let lanes = Lanes::new(gpu)?;
+        let kernels = Kernels::load(gpu, binary)?;
+        let places = places(plan, extent, precision);
+        let (arena, beside) = (places.bytes(), beside(plan, extent, precision));
+        let take = |bytes: usize| match Memory::take(gpu, bytes) {
+            Some(memory) => Ok(memory),
+            None => failed!("{}: expected {} bytes of free memory, found {}", gpu.name, arena + beside, gpu.free()),
+        };
+        let weights = plan.bytes(Kind::Parameters) / 4;
+        let copies = (precision == Precision::Bf16).then(|| take(2 * weights)).transpose()?;
+        let (arena, scratch, loss) = (take(arena)?, take(scratch(plan.len(), extent))?, take(8)?);
+        let products = Products::new(gpu, take(PRODUCTS)?)?;
+        let uploads = Uploads::new(gpu, extent.rows, |bytes| take(bytes))?;
+        // SAFETY: our own memory, all of it.
+        unsafe { lanes.compute.fill(loss.at, 0, 8) };
+        Ok(Cuda {
+            gpu: gpu.clone(),
+            precision,
+            tally: Tally::default(),
+            gate: Gate::new(plan.len()),
+            arena,
+            places,
+            copies,
+            weights,
+            stale: Mutex::default(),
+            scratch,
+            loss,
+            lanes,
+            kernels,
+            products,
+            uploads,
+        })
+    }
+
+    /// Lets an op pass: the addresses of its operands; an empty one's is null.
+    pub fn op<const O: usize, const I: usize>(&self, outs: [Tensor; O], ins: [Tensor; I]) -> ([u64; O], [u64; I]) {
+        self.gate.check(&outs, &ins);
+        (outs.map(|t| self.place(t)), ins.map(|t| self.to_read(t)))
+    }
+
+    fn place(&self, t: Tensor) -> u64 {
+        if t.is_empty() { 0 } else { self.arena.at + self.places.of(t).0 as u64 }
+    }
+    /// Bytes of an element.
+    fn size(&self, t: Tensor) -> usize {
+        if t.is_empty() { 4 } else { places::size(self.places.of(t).1) }
+    }
+
+    /// A weight's working copy, made again where it is stale; anything else where it lies.
+    fn to_read(&self, t: Tensor) -> u64 {
+        let Some(copies) = self.copies.as_ref().filter(|_| !t.is_empty() && t.at < self.weights) else { return self.place(t) };
+        let mut stale = self.stale.lock().expect("stale copies");
+        while let Some(i) = stale.iter().position(|r| r.start < t.end() && t.at < r.end) {
+            let range = stale.remove(i);
+            let (from, n) = (self.place(Tensor::range(range.start, range.end)), range.len());
+            self.launch("to_bf16", Grid::over(n.div_ceil(8)), &[copies.at + 2 * range.start as u64, from, n as u64]);
+        }
+        copies.at + 2 * t.at as u64
+    }
+
+    /// The working copy of a weight that an op updates together with it; null where there is none.
+    pub fn copy_of(&self, t: Tensor) -> u64 {
+        self.copies.as_ref().map_or(0, |copies| copies.at + 2 * t.at as u64)
+    }
+
+    /// f32 weights were written by someone who did not update their copies.
+    fn outdate(&self, t: Tensor) {
+        let end = t.end().min(self.weights);
+        if self.copies.is_some() && t.at < end {
+            self.stale.lock().expect("stale copies").push(t.at..end);
+        }
+    }
+
+    /// Launches a kernel behind all earlier ops. What a kernel reaches is the GPU's memory, of which Rust knows nothing: the
+    /// arguments must be those that its comment lists.
+    pub fn launch(&self, name: &'static str, grid: Grid, arguments: &[u64]) {
+        let Grid { grid: g, block: b, shared } = grid;
+        if g.contains(&0) {
+            return; // no rows: no work
+        }
+        let function = self.kernels.function(name, shared as u32);
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(|a| std::ptr::from_ref(a).cast_mut().cast()).collect();
+        let [g, b] = [g, b].map(|sizes| sizes.map(|n| u32::try_from(n).expect("a launch's size")));
+        // SAFETY: a place for each parameter, at least as long as it is; the driver copies them before it returns.
+        let code = unsafe {
+            let (stream, extra) = (self.lanes.for_op().handle, std::ptr::null_mut());
+            sys::cuLaunchKernel(function, g[0], g[1], g[2], b[0], b[1], b[2], shared as u32, stream, pointers.as_mut_ptr(), extra)
+        };
+        must(code, &format!("cuLaunchKernel of {name}, grid {g:?}, block {b:?}"));
+    }
+
+    /// A matrix for [`Cuda::multiply`], at the address that the gate gave.
+    pub fn operand(&self, t: Tensor, at: u64) -> Operand {
+        let is_copy = self.copies.as_ref().is_some_and(|copies| (copies.at..copies.at + copies.bytes as u64).contains(&at));
+        Operand { at, rows: t.rows, cols: t.cols, bf16: is_copy || self.size(t) == 2 }
+    }
+
+    /// Multiplies behind all earlier ops.
+    pub fn multiply(&self, product: &Product) {
+        self.products.multiply(product, self.lanes.for_op());
+    }
+
+    /// Numbers for a kernel; they stay until some more have been uploaded.
+    pub fn upload(&self, numbers: &[u32]) -> u64 {
+        self.uploads.send(numbers, self.lanes.for_op())
+    }
+    /// The address of numbers that may be missing: null.
+    pub fn upload_some(&self, numbers: Option<&[u32]>) -> u64 {
+        numbers.map_or(0, |numbers| self.upload(numbers))
+    }
+
+    /// Room for partial sums until the op ends. Panics where it was not counted.
+    pub fn scratch(&self, bytes: usize) -> u64 {
+        assert!(bytes <= self.scratch.bytes, "partial sums of {bytes} bytes in room for {}", self.scratch.bytes);
+        self.scratch.at
+    }
+
+    pub fn zero(&self, t: Tensor) {
+        let ([at], []) = self.op([t], []);
+        self.outdate(t);
+        // SAFETY: within the arena, and free for this op (the gate).
+        unsafe { self.lanes.for_op().fill(at, 0, self.size(t) * t.len()) };
+    }
+    pub fn copy(&self, y: Tensor, x: Tensor) {
+        self.gate.check(&[y], &[x]);
+        self.outdate(y);
+        let size = self.size(y);
+        assert_eq!(size, self.size(x), "copy: {y:?} from {x:?} of other numbers");
+        // SAFETY: as above, both.
+        unsafe { self.lanes.for_op().copy(self.place(y), self.place(x), size * x.len()) };
+    }
+
+    /// A copy on the host. Waits for the GPU.
+    pub fn read(&self, t: Tensor) -> Vec<f32> {
+        self.gate.check(&[], &[t]);
+        if self.size(t) == 4 {
+            return self.fetch(self.place(t), t.len());
+        }
+        self.fetch::<bf16>(self.place(t), t.len()).into_iter().map(bf16::to_f32).collect()
+    }
+    pub fn write(&self, t: Tensor, values: &[f32]) {
+        assert_eq!(t.len(), values.len(), "write: lengths");
+        let ([at], []) = self.op([t], []);
+        self.outdate(t);
+        let halved: Vec<bf16>;
+        let (from, bytes) = if self.size(t) == 4 {
+            (values.as_ptr().cast(), size_of_val(values))
+        } else {
+            halved = values.iter().map(|x| bf16::from_f32(*x)).collect();
+            (halved.as_ptr().cast(), size_of_val(&halved[..]))
+        };
+        // SAFETY: within the arena, and free for this op; memory that is not pinned has been read when the call returns.
+        unsafe { self.lanes.for_op().upload(at, from, bytes) };
+    }
+
+    /// Numbers that lie anywhere on the GPU. Waits for them.
+    pub fn fetch<T: Copy + Default>(&self, at: u64, n: usize) -> Vec<T> {
+        let mut numbers = vec![T::default(); n];
+        if n > 0 {
+            // SAFETY: memory of ours on both sides; the stream is waited for before the vector is looked at.
+            unsafe { self.lanes.for_op().download(numbers.as_mut_ptr().cast(), at, n * size_of::<T>()) };
+            self.lanes.compute.synchronize();
+        }
+        numbers
+    }
+
+    /// Where losses are added up.
+    pub fn loss(&self) -> u64 {
+        self.loss.at
+    }
+    /// Σ of the losses since the last call. Waits for the GPU.
+    pub fn take_loss(&self) -> f64 {
+        let sum = self.fetch::<f64>(self.loss.at, 1)[0];
+        // SAFETY: our own eight bytes.
+        unsafe { self.lanes.for_op().fill(self.loss.at, 0, 8) };
+        sum
+    }
+
+    pub fn lend(&self, t: Tensor, access: Access) -> Loan {
+        assert_eq!(self.size(t), 4, "{t:?} is lent, but not in f32");
+        if access == Access::Write {
+            self.outdate(t);
+        }
+        Loan::of_gpu(&self.gate, t, access, Lent::new(self.place(t), 4 * t.len(), &self.lanes))
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        self.gpu.bind();
+        self.lanes.compute.synchronize();
+        self.lanes.communication.synchronize();
+    }
+}

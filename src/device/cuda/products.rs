@@ -1,0 +1,282 @@
+//! Matrix products by cuBLASLt.
+//!
+//! ```text
+//! y (m, n) = op(a) op(b) (+ bias, of n, to every row) (+ c)        op: as it is stored, or transposed
+//!
+//! cuBLASLt counts by columns, where our row-major y is yᵀ: it is asked for yᵀ = op(b)ᵀ op(a)ᵀ, and nothing is moved
+//! ```
+//! The first product of a shape asks the library's heuristic, and its description and algorithm are kept. While [`Products::tune`]
+//! is on, what the heuristic offers is timed instead. The choices can be taken out and put in as bytes, so that all ranks, and
+//! a run that goes on from a checkpoint, use the same algorithms and get the same bits.
+use super::driver::{Gpu, Memory, Stream};
+use super::library::Needed;
+use crate::error::Result;
+use crate::failed;
+use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Desc, cublasLtMatmulPreferenceAttributes_t as Pref};
+use cudarc::cublaslt::sys::{
+    cublasLtMatmulAlgo_t as Algorithm, cublasLtMatmulHeuristicResult_t as Found, cublasStatus_t as Status,
+};
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::ptr::{from_ref, null_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A row-major matrix as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    pub at: u64,
+    pub rows: usize,
+    pub cols: usize,
+    pub bf16: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    pub y: Operand,
+    pub a: Operand,
+    pub b: Operand,
+    /// Whether a, and b, enter transposed.
+    pub transposed: [bool; 2],
+    /// What is added, of y's shape and type: y itself, or another matrix.
+    pub add: Option<u64>,
+    /// Added to every row, of y's type.
+    pub bias: Option<u64>,
+}
+
+pub(super) struct Products {
+    handle: sys::cublasLtHandle_t,
+    workspace: Memory,
+    plans: Mutex<BTreeMap<Key, Plan>>,
+    /// Algorithms from elsewhere, not yet used.
+    known: Mutex<BTreeMap<Key, [u64; 8]>>,
+    tuning: AtomicBool,
+    gpu: Arc<Gpu>,
+}
+
+// SAFETY: cuBLASLt's handles may be used from any thread; the plans are behind a lock.
+unsafe impl Send for Products {}
+// SAFETY: as above.
+unsafe impl Sync for Products {}
+
+/// What tells products apart whose algorithms may differ: sizes, then kinds, then the alignment of a, b, c and y.
+type Key = [u32; 8];
+
+struct Plan {
+    desc: sys::cublasLtMatmulDesc_t,
+    a: sys::cublasLtMatrixLayout_t,
+    b: sys::cublasLtMatrixLayout_t,
+    y: sys::cublasLtMatrixLayout_t,
+    algorithm: Algorithm,
+}
+
+/// Measured by none yet: algorithms that are timed against each other, and how often.
+const OFFERED: usize = 8;
+const REPEATS: usize = 5;
+
+impl Products {
+    pub fn new(gpu: &Arc<Gpu>, workspace: Memory) -> Result<Products> {
+        Needed::Products.check()?;
+        let mut handle = null_mut();
+        // SAFETY: the library is there, the GPU is bound, the place is a variable here.
+        let code = unsafe { sys::cublasLtCreate(&mut handle) };
+        if code != Status::CUBLAS_STATUS_SUCCESS {
+            failed!("cuBLASLt: cublasLtCreate failed with {code:?}");
+        }
+        let (plans, known, tuning) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Ok(Products { handle, workspace, plans, known, tuning, gpu: gpu.clone() })
+    }
+
+    /// Multiplies behind all earlier work of the stream, which must always be the same one: the workspace is.
+    pub fn multiply(&self, p: &Product, stream: &Stream) {
+        let key = key(p);
+        let mut plans = self.plans.lock().expect("plans of products");
+        let plan = plans.entry(key).or_insert_with(|| self.plan(p, key, stream));
+        self.run(p, plan, &plan.algorithm, stream);
+    }
+
+    /// From now on, or no longer, the first product of a shape times what it is offered.
+    pub fn tune(&self, on: bool) {
+        self.tuning.store(on, Ordering::Relaxed);
+    }
+
+    /// The choices so far, as bytes.
+    pub fn choices(&self) -> Vec<u8> {
+        let plans = self.plans.lock().expect("plans of products");
+        let mut known = self.known.lock().expect("known algorithms").clone();
+        known.extend(plans.iter().map(|(key, plan)| (*key, plan.algorithm.data)));
+        let line = |(key, data): (&Key, &[u64; 8])| {
+            let key = key.iter().flat_map(|n| n.to_le_bytes());
+            key.chain(data.iter().flat_map(|n| n.to_le_bytes())).collect::<Vec<u8>>()
+        };
+        known.iter().flat_map(line).collect()
+    }
+
+    /// Products that have not been made yet use these choices. Bytes that are none are left alone.
+    pub fn choose(&self, choices: &[u8]) {
+        let mut known = self.known.lock().expect("known algorithms");
+        for line in choices.as_chunks::<{ size_of::<Key>() + 64 }>().0 {
+            let (key, data) = line.split_at(size_of::<Key>());
+            let mut all = (Key::default(), [0u64; 8]);
+            all.0.iter_mut().zip(key.as_chunks::<4>().0).for_each(|(n, b)| *n = u32::from_le_bytes(*b));
+            all.1.iter_mut().zip(data.as_chunks::<8>().0).for_each(|(n, b)| *n = u64::from_le_bytes(*b));
+            known.insert(all.0, all.1);
+        }
+    }
+
+    fn plan(&self, p: &Product, key: Key, stream: &Stream) -> Plan {
+        let kind = |bf16: bool| if bf16 { sys::cudaDataType_t::CUDA_R_16BF } else { sys::cudaDataType_t::CUDA_R_32F };
+        let layout = |m: &Operand| {
+            let mut layout = null_mut();
+            // SAFETY: the place is a variable here.
+            let code = unsafe {
+                sys::cublasLtMatrixLayoutCreate(&mut layout, kind(m.bf16), m.cols as u64, m.rows as u64, m.cols as i64)
+            };
+            must(code, "cublasLtMatrixLayoutCreate", p);
+            layout
+        };
+        let mut desc = null_mut();
+        let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, kind(false));
+        // SAFETY: as above.
+        must(unsafe { sys::cublasLtMatmulDescCreate(&mut desc, compute, scale) }, "cublasLtMatmulDescCreate", p);
+        // The library's first operand is our second.
+        let [second, first] = p.transposed.map(i32::from);
+        set(p, desc, Desc::CUBLASLT_MATMUL_DESC_TRANSA, &first);
+        set(p, desc, Desc::CUBLASLT_MATMUL_DESC_TRANSB, &second);
+        if p.bias.is_some() {
+            set(p, desc, Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS);
+        }
+        let none = Algorithm { data: [0; 8] };
+        let mut plan = Plan { desc, a: layout(&p.b), b: layout(&p.a), y: layout(&p.y), algorithm: none };
+        let known = self.known.lock().expect("known algorithms").get(&key).copied();
+        plan.algorithm = match known {
+            Some(data) => Algorithm { data },
+            None => self.search(p, &plan, stream),
+        };
+        plan
+    }
+
+    /// The heuristic's first, or the fastest of what it offers.
+    fn search(&self, p: &Product, plan: &Plan, stream: &Stream) -> Algorithm {
+        let (mut preference, mut count) = (null_mut(), 0);
+        // SAFETY: all bits zero is a value of it.
+        let mut found: [Found; OFFERED] = unsafe { std::mem::zeroed() };
+        let tuning = self.tuning.load(Ordering::Relaxed);
+        let wanted = if tuning { OFFERED } else { 1 };
+        let aligned = [p.b.at, p.a.at, p.add.unwrap_or(p.y.at), p.y.at].map(alignment);
+        // SAFETY: handles are the library's, values and sizes as it asks for them, room for `wanted` results.
+        unsafe {
+            must(sys::cublasLtMatmulPreferenceCreate(&mut preference), "cublasLtMatmulPreferenceCreate", p);
+            let prefer = |which, value: *const c_void, bytes| {
+                let code = sys::cublasLtMatmulPreferenceSetAttribute(preference, which, value, bytes);
+                must(code, "cublasLtMatmulPreferenceSetAttribute", p);
+            };
+            let most = from_ref(&self.workspace.bytes).cast();
+            prefer(Pref::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, most, size_of::<usize>());
+            let operands = [
+                Pref::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                Pref::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                Pref::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                Pref::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+            ];
+            operands.into_iter().zip(&aligned).for_each(|(which, bytes)| prefer(which, from_ref(bytes).cast(), size_of::<u32>()));
+            let Plan { desc, a, b, y, .. } = *plan;
+            let to = found.as_mut_ptr();
+            let code =
+                sys::cublasLtMatmulAlgoGetHeuristic(self.handle, desc, a, b, y, y, preference, wanted as i32, to, &mut count);
+            must(code, "cublasLtMatmulAlgoGetHeuristic", p);
+            sys::cublasLtMatmulPreferenceDestroy(preference);
+        }
+        assert!(count > 0, "cuBLASLt has no algorithm for {p:?}");
+        let time = |algorithm: &Algorithm| {
+            let once = || {
+                let began = Instant::now();
+                self.run(p, plan, algorithm, stream);
+                stream.synchronize();
+                began.elapsed()
+            };
+            once(); // the first loads the kernel
+            (0..REPEATS).map(|_| once()).min().unwrap_or(Duration::MAX)
+        };
+        let offered = found[..count as usize].iter().map(|f| f.algo);
+        let fastest = if tuning && count > 1 { offered.clone().min_by_key(time) } else { None };
+        fastest.unwrap_or(found[0].algo)
+    }
+
+    fn run(&self, p: &Product, plan: &Plan, algorithm: &Algorithm, stream: &Stream) {
+        if let Some(bias) = &p.bias {
+            set(p, plan.desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+        }
+        let (one, beta) = (1f32, if p.add.is_some() { 1f32 } else { 0f32 });
+        let at = |address: u64| address as *mut c_void;
+        // SAFETY: the operands are device memory of the layouts' sizes (the gate), the workspace is this stream's alone.
+        let code = unsafe {
+            let (alpha, beta) = (from_ref(&one).cast(), from_ref(&beta).cast());
+            let (c, y) = (at(p.add.unwrap_or(p.y.at)), at(p.y.at));
+            let (workspace, bytes) = (at(self.workspace.at), self.workspace.bytes);
+            let Plan { desc, a, b, y: layout, .. } = *plan;
+            let (first, second, on) = (at(p.b.at), at(p.a.at), stream.raw().cast());
+            sys::cublasLtMatmul(
+                self.handle,
+                desc,
+                alpha,
+                first,
+                a,
+                second,
+                b,
+                beta,
+                c,
+                layout,
+                y,
+                layout,
+                algorithm,
+                workspace,
+                bytes,
+                on,
+            )
+        };
+        must(code, "cublasLtMatmul", p);
+    }
+}
+
+impl Drop for Products {
+    fn drop(&mut self) {
+        self.gpu.bind();
+        // SAFETY: the handles are ours, and used no more.
+        unsafe {
+            for plan in self.plans.lock().expect("plans of products").values() {
+                sys::cublasLtMatmulDescDestroy(plan.desc);
+                for layout in [plan.a, plan.b, plan.y] {
+                    sys::cublasLtMatrixLayoutDestroy(layout);
+                }
+            }
+            sys::cublasLtDestroy(self.handle);
+        }
+    }
+}
+
+fn set<T>(p: &Product, desc: sys::cublasLtMatmulDesc_t, which: Desc, value: &T) {
+    // SAFETY: the attribute is one of this type.
+    let code = unsafe { sys::cublasLtMatmulDescSetAttribute(desc, which, from_ref(value).cast(), size_of::<T>()) };
+    must(code, "cublasLtMatmulDescSetAttribute", p);
+}
+
+/// Bytes that divide an address, up to what cuBLASLt asks for.
+fn alignment(at: u64) -> u32 {
+    1 << at.trailing_zeros().min(8)
+}
+
+fn key(p: &Product) -> Key {
+    let k = if p.transposed[0] { p.a.rows } else { p.a.cols };
+    let [m, n, k] = [p.y.rows, p.y.cols, k].map(|n| n as u32);
+    let kinds = [p.transposed[0], p.transposed[1], p.a.bf16, p.y.bf16, p.bias.is_some(), p.add.is_some(), p.add == Some(p.y.at)];
+    let kinds = kinds.iter().enumerate().fold(0, |all, (i, is)| all | u32::from(*is) << i);
+    let aligned = [p.a.at, p.b.at, p.add.unwrap_or(p.y.at), p.y.at].map(alignment);
+    [m, n, k, kinds, aligned[0], aligned[1], aligned[2], aligned[3]]
+}
+
+#[track_caller]
+fn must(code: Status, call: &str, p: &Product) {
+    assert!(code == Status::CUBLAS_STATUS_SUCCESS, "cuBLASLt: {call} failed with {code:?} for {p:?}");
+}

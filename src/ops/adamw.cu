@@ -1,0 +1,82 @@
+// AdamW over a flat range in one pass over the memory, and the clipping factor before it.
+//
+//   g ← scale g
+//   m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
+//   w ← w (1 − lr decay) − rate m / (root √v + ε)         rate = lr / (1 − β₁ᵗ),  root = 1 / √(1 − β₂ᵗ)
+//   copy ← w, in bf16
+//
+// w, m, v, g (n) are float, copy (n) is bf16. What changes from step to step lies in device memory, so that no launch
+// waits for the host and the same launches can be replayed.
+
+// The step's factors, computed in double on the host. `draw`: random bits of this step, for stochastic rounding.
+struct Step {
+    float beta1, beta2, rest1, rest2;   // β₁, β₂, 1 − β₁, 1 − β₂
+    float lr, rate, root, eps;
+    u32 draw;
+};
+
+// Mixes 32 bits (the finalizer of MurmurHash3).
+__device__ __forceinline__ u32 mix(u32 x) {
+    x = (x ^ x >> 16) * 0x85ebca6bu;
+    x = (x ^ x >> 13) * 0xc2b2ae35u;
+    return x ^ x >> 16;
+}
+
+// One of the two neighbours in bf16, each as likely as it is near; bits: 16 random ones. The mean of many is x itself.
+__device__ __forceinline__ float rounded_at_random(float x, u32 bits) {
+    const u32 u = __float_as_uint(x);
+    if ((u & 0x7f800000u) == 0x7f800000u) return x;   // ±∞ and NaN have no neighbours
+    return __uint_as_float((u + bits) & 0xffff0000u);
+}
+
+// `first` is the place of element 0 in the whole model, from which the random bits follow, however it is sharded. Where
+// *skip is not 0 nothing happens. copy may be null; stochastic: 0 rounds the copy to nearest even.
+//   grid ⌈n / 2048⌉, block 256, shared 0
+extern "C" __global__ void __launch_bounds__(256)
+adamw(float* w, float* m, float* v, bf16* copy, const float* g, const Step* step, const float* scale, const u32* skip,
+      float decay, u64 n, u64 first, int stochastic) {
+    const u64 at = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= n || *skip) return;
+    const bool all = whole(0, w, m, v, g) && n - at >= 8;
+    const Step s = *step;
+    const float keep = fmaf(-s.lr, decay, 1.f), by = *scale;
+    float ws[8], ms[8], vs[8], gs[8];
+    load8(gs, g + at, n - at, all);
+    load8(ms, m + at, n - at, all);
+    load8(vs, v + at, n - at, all);
+    load8(ws, w + at, n - at, all);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float d = by * gs[i];
+        ms[i] = fmaf(s.beta1, ms[i], s.rest1 * d);
+        vs[i] = fmaf(s.beta2, vs[i], s.rest2 * d * d);
+        ws[i] = fmaf(keep, ws[i], -(s.rate * ms[i] / fmaf(sqrtf(vs[i]), s.root, s.eps)));
+    }
+    store8(m + at, ms, n - at, all);
+    store8(v + at, vs, n - at, all);
+    store8(w + at, ws, n - at, all);
+    if (copy) {
+        if (stochastic) {
+#pragma unroll
+            for (int i = 0; i < 8; i += 2) {
+                const u64 place = first + at + i;
+                const u32 bits = mix(mix((u32)place ^ s.draw) + (u32)(place >> 32));
+                ws[i] = rounded_at_random(ws[i], bits & 0xffffu);
+                ws[i + 1] = rounded_at_random(ws[i + 1], bits >> 16);
+            }
+        }
+        store8(copy + at, ws, n - at, whole(0, copy) && n - at >= 8);
+    }
+}
+
+// From the sums of squares of all shards, in their order: norm = √Σ; scale brings it down to `limit` as PyTorch's
+// clip_grad_norm_ does (limit 0: scale 1); skip = 1 where the norm is not finite.
+//   grid 1, block 1, shared 0
+extern "C" __global__ void clip(float* norm, float* scale, u32* skip, const double* squares, int count, double limit) {
+    double total = 0.0;
+    for (int i = 0; i < count; i++) total += squares[i];
+    const double root = sqrt(total);
+    norm[0] = (float)root;
+    scale[0] = limit > 0.0 ? (float)fmin(limit / (root + 1e-6), 1.0) : 1.f;
+    skip[0] = root <= 1.7976931348623157e308 ? 0 : 1;
+}

@@ -1,0 +1,65 @@
+//! Attention's kernels on a GPU, and which of them serve: with bf16 and heads of 64 or 128 columns those on tensor cores
+//! (forward.cu, backward.cu), else those that go row by row (plain.cu).
+use super::Heads;
+use crate::device::Precision;
+use crate::device::cuda::{Cuda, Grid};
+use crate::tensor::Tensor;
+
+/// Rows of a tile on tensor cores, and threads of its block.
+const TILE: usize = 64;
+const THREADS: usize = 128;
+/// Rows of a block that goes row by row, a warp each.
+const ROWS: usize = 8;
+
+/// The kernels on tensor cores: forward, delta, dq, dkv.
+fn tiled(d: &Cuda, h: Heads) -> Option<[&'static str; 4]> {
+    match (d.precision, h.size) {
+        (Precision::Bf16, 64) => Some(["attention_forward_64", "attention_delta_64", "attention_dq_64", "attention_dkv_64"]),
+        (Precision::Bf16, 128) => Some(["attention_forward_128", "attention_delta_128", "attention_dq_128", "attention_dkv_128"]),
+        _ => None,
+    }
+}
+
+/// So many tiles, each of `rows` rows, of `heads` heads of all sequences.
+fn over(qkv: Tensor, h: Heads, rows: usize, heads: usize, threads: usize, shared: usize) -> Grid {
+    Grid { shared, ..Grid::new([h.seq.div_ceil(rows), heads, qkv.rows / h.seq], [threads, 1, 1]) }
+}
+
+pub fn forward(d: &Cuda, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
+    let ([y_at, lse_at], [qkv_at]) = d.op([y, lse], [qkv]);
+    let [seq, q, kv, size] = [h.seq, h.q, h.kv, h.size].map(|n| n as u64);
+    let starts = d.upload_some(starts);
+    match tiled(d, h) {
+        Some([forward, ..]) => {
+            let grid = over(qkv, h, TILE, h.q, THREADS, 5 * 128 * h.size);
+            d.launch(forward, grid, &[y_at, lse_at, qkv_at, starts, seq, q, kv]);
+        }
+        None => {
+            let grid = over(qkv, h, ROWS, h.q, 32 * ROWS, 0);
+            d.launch("attention_plain_forward", grid, &[y_at, lse_at, qkv_at, starts, seq, q, kv, size]);
+        }
+    }
+}
+
+pub fn backward(d: &Cuda, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
+    let ([dqkv_at], [dy, y, lse, qkv_at]) = d.op([dqkv], [dy, y, lse, qkv]);
+    let [seq, q, kv, size] = [h.seq, h.q, h.kv, h.size].map(|n| n as u64);
+    let (starts, count) = (d.upload_some(starts), qkv.rows * h.q);
+    let delta = d.scratch(4 * count);
+    match tiled(d, h) {
+        Some([_, to_delta, to_dq, to_dkv]) => {
+            d.launch(to_delta, Grid::over(count * h.size / 8), &[delta, dy, y, count as u64]);
+            let rest = [dy, qkv_at, lse, delta, starts, seq, q, kv];
+            let (tiles, lse_and_delta) = (6 * 128 * h.size, 1536);
+            d.launch(to_dq, over(qkv, h, TILE, h.q, THREADS, tiles), &[&[dqkv_at], &rest[..]].concat());
+            d.launch(to_dkv, over(qkv, h, TILE, h.kv, THREADS, tiles + lse_and_delta), &[&[dqkv_at], &rest[..]].concat());
+        }
+        None => {
+            let grid = |heads| over(qkv, h, ROWS, heads, 32 * ROWS, 0);
+            let arguments = [dqkv_at, delta, dy, y, qkv_at, lse, starts, seq, q, kv, size];
+            d.launch("attention_plain_dq", grid(h.q), &arguments);
+            let arguments = [dqkv_at, dy, qkv_at, lse, delta, starts, seq, q, kv, size];
+            d.launch("attention_plain_dkv", grid(h.kv), &arguments);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Builds the stub driver, cuBLASLt and NCCL into a folder, under the names that the program's loaders look for.
+#   build.sh FOLDER
+set -euo pipefail
+out=$1
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$out"
+library() { # NAME SOURCE [more flags]
+    "${CXX:-g++}" -std=c++17 -O3 -g1 -fPIC -shared -fvisibility=hidden -Wall -Wextra -Wl,-soname,"$1" -o "$out/$1" "$here/$2" "${@:3}"
+}
+library libcuda.so.1 libcuda.cpp -ldl -lpthread
+library libcublasLt.so.13 libcublaslt.cpp "$out/libcuda.so.1" -Wl,-rpath,'$ORIGIN' &
+library libnccl.so.2 libnccl.cpp "$out/libcuda.so.1" -Wl,-rpath,'$ORIGIN' -lrt -lpthread &
+wait

@@ -1,0 +1,17 @@
+//! The program on a GPU that is not there: it runs as it ships, and the loader finds a stub driver, a stub cuBLASLt and a stub
+//! NCCL (tests/cuda/stub) beside the real compiler. Kernels run on the CPU by name, through hostsim.
+//!
+//! ```text
+//! scene      builds the stubs, starts the program          orders     streams in any order; each event left out is seen
+//! families   losses are the CPU's, and the goldens'        refused    what is missing is a sentence
+//! ranks      two of them, by NCCL and by MPI               launches   one step's launches, as a file
+//! ```
+mod families;
+mod launches;
+mod orders;
+#[path = "../cli/program.rs"]
+#[allow(dead_code)]
+mod program;
+mod ranks;
+mod refused;
+mod scene;

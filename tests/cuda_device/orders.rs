@@ -1,0 +1,57 @@
+//! A GPU may run two streams in any order that events allow. So the stub runs them in several, and each must give the same
+//! bits; and with each of our waits left out in turn, one of them must not.
+use crate::scene::{Run, tiny};
+
+const ORDERS: [&str; 4] = ["lazy", "reverse", "random:1", "random:2"];
+
+fn run(comm: &str) -> Option<Run> {
+    // Two steps reach every kind of wait: ZeRO-1 gathers, the second forward waits for it, and the evaluation for what the last
+    // step has gathered.
+    let held_out = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gpt2/tokens.bin");
+    let small = "--zero 1 --steps 2 --layers 1 --width 16 --heads 1 --vocab 512 --seq-len 8 --global-batch 2 --eval-batches 1";
+    Some(Run::cuda(tiny())?.and(&format!("--comm {comm} {small} --val-data {held_out}")).ranks(2))
+}
+
+#[test]
+fn any_order_gives_the_same_bits() {
+    for comm in ["nccl", "mpi"] {
+        let Some(eager) = run(comm) else { return };
+        let eager = eager.steps();
+        for order in ORDERS {
+            assert_eq!(run(comm).unwrap().with("STUB_ORDER", order).steps(), eager, "{comm} {order}");
+        }
+    }
+}
+
+#[test]
+fn operations_that_meet_are_ordered() {
+    for comm in ["nccl", "mpi"] {
+        let Some(run) = run(comm) else { return };
+        let ended = run.with("STUB_RACES", "1").job().done();
+        assert!(!ended.err.contains("RACE"), "{comm}: {ended}");
+    }
+}
+
+#[test]
+fn each_wait_is_needed() {
+    for comm in ["nccl", "mpi"] {
+        let Some(whole) = run(comm) else { return };
+        let log = whole.out.path().join("log-%r");
+        let expected = whole.with("STUB_LOG", log.to_str().unwrap());
+        let expected_steps = expected.steps();
+        let log = std::fs::read_to_string(expected.out.path().join("log-0")).unwrap();
+        let waits = log.lines().filter(|line| line.contains("] wait for [")).count();
+        assert!(waits >= 8, "{comm}: {waits} waits");
+        for k in 1..=waits {
+            let forgetful = |order: &str| run(comm).unwrap().with("STUB_FORGET", &k.to_string()).with("STUB_ORDER", order);
+            let ended = forgetful("eager").with("STUB_RACES", "1").job().run();
+            let seen = ended.err.contains("RACE")
+                || ORDERS.iter().any(|order| {
+                    let run = forgetful(order);
+                    let ended = run.job().run();
+                    ended.status.code() != Some(0) || run.left() != expected_steps
+                });
+            assert!(seen, "{comm}: wait {k} of {waits} was left out, and nothing shows it");
+        }
+    }
+}

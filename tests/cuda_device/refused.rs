@@ -1,0 +1,85 @@
+//! What is missing or too small is one sentence, not a panic.
+use crate::scene::{Run, stubs, tiny};
+use std::os::unix::fs::symlink;
+
+/// A folder with some of the libraries.
+fn some(names: &[&str]) -> Option<tempfile::TempDir> {
+    let (stubs, compiler) = stubs()?;
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        let from = [stubs, compiler].into_iter().map(|dir| dir.join(name)).find(|file| file.exists());
+        symlink(from.unwrap_or_else(|| panic!("{name} was not built")), folder.path().join(name)).unwrap();
+    }
+    Some(folder)
+}
+
+#[test]
+fn a_missing_library_is_named() {
+    let empty = tempfile::tempdir().unwrap();
+    for (there, missing) in
+        [(&[][..], "libcuda.so.1"), (&["libcuda.so.1"], "libnvrtc.so"), (&["libcuda.so.1", "libnvrtc.so.13"], "libcublasLt.so")]
+    {
+        let (Some(folder), Some(run)) = (some(there), Run::cuda(tiny())) else { return };
+        // With a cache that holds nothing the compiler is needed.
+        let run = run.libraries(folder.path()).with("XDG_CACHE_HOME", empty.path().to_str().unwrap());
+        let builtins = stubs().unwrap().1.clone();
+        let run = if there.len() == 2 { run.with("LD_LIBRARY_PATH", &both(folder.path(), &builtins)) } else { run };
+        run.job().run().with_code(1).sentence(&[missing, "LD_LIBRARY_PATH"]);
+    }
+}
+
+fn both(a: &std::path::Path, b: &std::path::Path) -> String {
+    format!("{}:{}", a.display(), b.display())
+}
+
+#[test]
+fn nccl_is_named_where_it_is_asked_for_and_done_without_where_not() {
+    let Some(folder) = some(&["libcuda.so.1", "libcublasLt.so.13"]) else { return };
+    let path = both(folder.path(), &stubs().unwrap().1);
+    let run = |comm: &str| Run::cuda(tiny()).unwrap().and(&format!("--comm {comm}")).ranks(2).with("LD_LIBRARY_PATH", &path);
+    run("nccl").job().run().with_code(1).sentence(&["libnccl.so.2"]);
+    let ended = run("auto").job().done();
+    assert!(ended.err.contains("hosts' memory") && ended.err.contains("libnccl.so.2"), "{ended}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_or_too_old_is_said() {
+    for (name, value, parts) in [
+        ("STUB_DEVICES", "0", &["sees no GPU"][..]),
+        ("STUB_DRIVER", "11080", &["CUDA 12.0 or later", "11.8"]),
+        ("STUB_CAPABILITY", "75", &["capability 8.0 or later", "7.5"]),
+    ] {
+        let Some(run) = Run::cuda(tiny()) else { return };
+        run.with(name, value).job().run().with_code(1).sentence(parts);
+        // Where nobody insists, the CPU does it.
+        let auto = Run::cuda(tiny()).unwrap().and("--device auto").with(name, value);
+        assert_eq!(auto.steps().len(), 3);
+    }
+}
+
+#[test]
+fn too_little_memory_is_said_before_any_is_taken() {
+    let Some(run) = Run::cuda(&format!("{} --micro-batch 4", tiny())) else { return };
+    let ended = run.with("STUB_MEMORY", "34500000").job().run().with_code(1);
+    let said = ended.sentence(&["free memory", "--micro-batch 1 would fit"]);
+    assert!(said.contains("H100") && ended.err.contains("activations"), "{ended}");
+    let Some(run) = Run::cuda(tiny()) else { return };
+    run.with("STUB_MEMORY", "1000000").job().run().with_code(1).sentence(&["not even --micro-batch 1"]);
+}
+
+#[test]
+fn a_damaged_entry_of_the_cache_is_made_again() {
+    let Some(run) = Run::cuda(tiny()) else { return };
+    let cache = tempfile::tempdir().unwrap();
+    let run = run.with("XDG_CACHE_HOME", cache.path().to_str().unwrap());
+    let whole = run.steps();
+    let entries = std::fs::read_dir(cache.path().join("llm-train")).unwrap().map(|e| e.unwrap().path());
+    let kept: Vec<_> = entries.filter(|f| f.extension().is_some_and(|e| e == "cubin")).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let bytes = std::fs::read(&kept[0]).unwrap();
+    std::fs::write(&kept[0], &bytes[..bytes.len() / 2]).unwrap();
+    let ended = run.job().done();
+    assert!(ended.err.contains("is not whole"), "{ended}");
+    assert_eq!(std::fs::read(&kept[0]).unwrap(), bytes);
+    assert_eq!(run.left().len(), whole.len());
+}

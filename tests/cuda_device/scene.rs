@@ -1,0 +1,155 @@
+//! The stub libraries, built once, and the program started with them in its library path.
+use crate::program::{Job, PROGRAM};
+use llm_train::metrics::History;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// What the kernels and the run compute in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Precision {
+    Fp32,
+    Bf16,
+}
+
+/// The folder of the stubs and that of the real compiler. `None`, once said, where the compiler cannot be installed; in CI
+/// that is a failure.
+pub fn stubs() -> Option<&'static (PathBuf, PathBuf)> {
+    static BUILT: OnceLock<Option<(PathBuf, PathBuf)>> = OnceLock::new();
+    BUILT.get_or_init(build).as_ref()
+}
+
+fn build() -> Option<(PathBuf, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let wheels = Command::new(root.join("scripts/cuda-wheels.sh")).output().unwrap();
+    if !wheels.status.success() {
+        let why = String::from_utf8_lossy(&wheels.stderr);
+        assert!(std::env::var_os("CI").is_none(), "the CUDA path is not tested: {why}");
+        eprintln!("NOT TESTED: NVRTC cannot be installed here: {why}");
+        return None;
+    }
+    let compiler = PathBuf::from(String::from_utf8(wheels.stdout).unwrap().trim());
+    let stubs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-stub");
+    std::fs::create_dir_all(&stubs).unwrap();
+    made(Command::new(root.join("tests/cuda/stub/build.sh")).arg(&stubs));
+    for (real, name) in [("float", "libkernels-fp32.so"), ("bf16", "libkernels-bf16.so")] {
+        let mut kernels = Command::new(root.join("tests/cuda/kernels.sh"));
+        made(kernels.arg(root.join("src/ops")).arg(stubs.join(name)).args([format!("-DREAL={real}"), "-O2".into()]));
+    }
+    Some((stubs, compiler))
+}
+
+fn made(command: &mut Command) {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A run into a folder of its own.
+pub struct Run {
+    pub out: tempfile::TempDir,
+    arguments: Vec<String>,
+    ranks: usize,
+    precision: Precision,
+    environment: Vec<(String, String)>,
+    libraries: Option<PathBuf>,
+}
+
+impl Run {
+    /// On the stub. `None` where it cannot be.
+    pub fn cuda(arguments: &str) -> Option<Run> {
+        let (stubs, compiler) = stubs()?;
+        let mut run = Run::cpu(&format!("--device cuda {arguments}"));
+        run.libraries = Some(PathBuf::from(format!("{}:{}", stubs.display(), compiler.display())));
+        Some(run)
+    }
+    pub fn cpu(arguments: &str) -> Run {
+        let arguments = arguments.split_whitespace().map(String::from).collect();
+        let out = tempfile::tempdir().unwrap();
+        Run { out, arguments, ranks: 1, precision: Precision::Fp32, environment: vec![], libraries: None }
+    }
+    pub fn and(mut self, arguments: &str) -> Run {
+        self.arguments.extend(arguments.split_whitespace().map(String::from));
+        self
+    }
+    pub fn ranks(mut self, n: usize) -> Run {
+        self.ranks = n;
+        self
+    }
+    pub fn precision(mut self, precision: Precision) -> Run {
+        self.precision = precision;
+        self
+    }
+    /// What the stubs are told.
+    pub fn with(mut self, name: &str, value: &str) -> Run {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+    /// Only these libraries are found.
+    pub fn libraries(mut self, folder: &Path) -> Run {
+        self.libraries = Some(folder.into());
+        self
+    }
+
+    pub fn job(&self) -> Job {
+        let mut command = match self.ranks {
+            1 => Command::new(PROGRAM),
+            n => {
+                let mut command = Command::new("mpirun");
+                command.args(["-n", &n.to_string(), "--bind-to", "none", PROGRAM]);
+                command
+            }
+        };
+        let precision = if self.precision == Precision::Bf16 { "bf16" } else { "fp32" };
+        command.args(&self.arguments).args(["--precision", precision, "--no-save-at-end", "--threads", "1", "--out"]);
+        command.arg(self.out.path().join("run"));
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        let mut job = Job::new(command);
+        job.0.env("XDG_CACHE_HOME", cache);
+        if let Some(libraries) = &self.libraries {
+            let (stubs, _) = stubs().expect("they have been built");
+            job.0.env("LD_LIBRARY_PATH", libraries);
+            job.0.env("STUB_KERNELS", stubs.join(format!("libkernels-{precision}.so")));
+            // a GPU a rank, unless told otherwise
+            job.0.env("STUB_DEVICES", self.ranks.to_string());
+        }
+        job.0.envs(self.environment.iter().cloned());
+        job
+    }
+
+    /// Loss and gradient norm of each step, to the last bit.
+    pub fn steps(&self) -> Vec<[f64; 2]> {
+        self.job().done();
+        self.left()
+    }
+    /// What the run that has ended left.
+    pub fn left(&self) -> Vec<[f64; 2]> {
+        let history = History::read(&self.out.path().join("run/metrics.h5")).unwrap();
+        history.steps.iter().map(|s| [s.loss, s.grad_norm]).collect()
+    }
+}
+
+/// The options of the goldens' runs: ten steps on one batch of 3 sequences of 48 tokens.
+pub fn golden(family: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family);
+    let folder = folder.display();
+    format!(
+        "--model {folder} --init pretrained --data {folder}/tokens.bin --seq-len 48 --lr 1e-3 --min-lr 1e-3 --schedule constant \
+         --warmup-steps 0 --beta2 0.95 --weight-decay 0.1 --clip 1 --global-batch 3 --micro-batch 3 --steps 10"
+    )
+}
+
+/// Two blocks, 4 sequences of 16 tokens a step, made up.
+pub fn tiny() -> &'static str {
+    "--model nano --layers 2 --width 32 --heads 2 --vocab 200 --seq-len 16 --global-batch 4 --micro-batch 1 --synthetic-data \
+     --lr 1e-2 --seed 3 --steps 3"
+}
+
+/// The widest difference of losses, and of norms relative to their size.
+pub fn off(a: &[[f64; 2]], b: &[[f64; 2]]) -> [f64; 2] {
+    assert!(!a.is_empty() && a.len() == b.len(), "{a:?} {b:?}");
+    let widest = |k: usize, d: &dyn Fn(f64, f64) -> f64| {
+        // a NaN must not be lost
+        a.iter().zip(b).map(|(a, b)| d(a[k], b[k])).fold(0.0, |m, x| if x > m || x.is_nan() { x } else { m })
+    };
+    [widest(0, &|a, b| (a - b).abs()), widest(1, &|a, b| (a - b).abs() / b.abs())]
+}

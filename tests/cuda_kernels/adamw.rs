@@ -1,0 +1,124 @@
+//! The optimizer's step and the clipping before it.
+use crate::arguments;
+use crate::numbers::{Answers, assert_close, random};
+use crate::simulator::{Buffer, NULL, Real, Simulator, mutated};
+use half::bf16;
+use llm_train::ops::adamw::{self, Step};
+
+const STEP: Step = Step { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, t: 3, scale: 0.5 };
+
+/// The kernel's `struct Step`.
+fn factors(s: &Step, draw: u32) -> Buffer {
+    let corrected = |beta: f64| 1.0 - beta.powf(s.t as f64);
+    let [rate, root] = [s.lr / corrected(s.beta1), 1.0 / corrected(s.beta2).sqrt()];
+    let floats = [s.beta1, s.beta2, 1.0 - s.beta1, 1.0 - s.beta2, s.lr, rate, root, s.eps].map(|x| (x as f32).to_bits());
+    Buffer::of(&floats.into_iter().chain([draw]).collect::<Vec<u32>>())
+}
+
+struct State {
+    w: Vec<f32>,
+    m: Vec<f32>,
+    v: Vec<f32>,
+    g: Vec<f32>,
+}
+
+impl State {
+    fn new(n: usize) -> State {
+        let v = random("v", n).iter().map(|v| v * v).collect();
+        State { w: random("w", n), m: random("m", n), v, g: random("g", n) }
+    }
+}
+
+/// w, m, v and the bf16 copy after a step over the elements `from..to`, of which the first is `first` of the model.
+fn step(sim: &Simulator, s: &State, range: std::ops::Range<usize>, decay: f32, skip: u32, stochastic: bool) -> Vec<Buffer> {
+    let (n, first) = (range.len(), range.start as u64);
+    let [w, m, v, g] = [&s.w, &s.m, &s.v, &s.g].map(|x| Buffer::of(&x[range.clone()]));
+    let copy = Buffer::fresh(2 * n);
+    let (factors, scale, skip) = (factors(&STEP, 12345), Buffer::of(&[STEP.scale]), Buffer::of(&[skip]));
+    let stochastic = i32::from(stochastic);
+    let arguments = arguments![&w, &m, &v, &copy, &g, &factors, &scale, &skip, decay, n as u64, first, stochastic];
+    sim.launch("adamw", n.div_ceil(2048), 256, 0, arguments);
+    vec![w, m, v, copy]
+}
+
+#[test]
+fn adamw() {
+    let sim = Simulator::new(Real::Bf16);
+    for &n in if mutated() { &[2051][..] } else { &[1, 7, 8, 2051] } {
+        for decay in [0.0, 0.1] {
+            let s = State::new(n);
+            let got = sim.in_every_order(|| step(&sim, &s, 0..n, decay, 0, false));
+            let mut answers = Answers::default();
+            let [w, m, v, g] = [&s.w, &s.m, &s.v, &s.g].map(|x| answers.put(1, n, x));
+            let dev = answers.device();
+            adamw::update(&dev, w, m, v, g, decay, &STEP);
+            for (name, got, want) in [("w", &got[0], w), ("m", &got[1], m), ("v", &got[2], v)] {
+                assert_close(&format!("adamw of {n}: {name}"), &got.to_vec::<f32>(), &dev.read(want), Real::Float);
+            }
+            let copy: Vec<bf16> = got[0].to_vec::<f32>().into_iter().map(bf16::from_f32).collect();
+            assert_eq!(got[3].to_vec::<bf16>(), copy, "adamw of {n}: copy");
+        }
+    }
+}
+
+#[test]
+fn a_skipped_step_changes_nothing() {
+    let sim = Simulator::new(Real::Bf16);
+    let s = State::new(100);
+    let got = step(&sim, &s, 0..100, 0.1, 1, false);
+    for (got, before) in got.iter().zip([&s.w, &s.m, &s.v]) {
+        assert_eq!(&got.to_vec::<f32>(), before);
+    }
+    assert!(got[3].bytes().iter().all(|b| *b == 0xff));
+}
+
+#[test]
+fn without_a_copy() {
+    let sim = Simulator::new(Real::Bf16);
+    let [w, m, v, g] = [0.5f32; 4].map(|x| Buffer::of(&[x; 16]));
+    let (factors, scale, skip) = (factors(&STEP, 0), Buffer::of(&[1f32]), Buffer::of(&[0u32]));
+    let arguments = arguments![&w, &m, &v, NULL, &g, &factors, &scale, &skip, 0f32, 16u64, 0u64, 0];
+    sim.launch("adamw", 1, 256, 0, arguments);
+    assert!(w.to_vec::<f32>().iter().all(|w| *w < 0.5));
+}
+
+#[test]
+fn stochastic_rounding_is_unbiased_and_knows_no_shards() {
+    let sim = Simulator::new(Real::Bf16);
+    let n = 1 << 15;
+    let s = State::new(n);
+    let got = step(&sim, &s, 0..n, 0.1, 0, true);
+    let (w, copy) = (got[0].to_vec::<f32>(), got[3].to_vec::<bf16>());
+    let mut error = 0.0;
+    for (w, copy) in w.iter().zip(&copy) {
+        // the two neighbours: the upper 16 bits, and the next number away from 0
+        let (below, above) = (w.to_bits() & 0xffff_0000, (w.to_bits() & 0xffff_0000) + 0x1_0000);
+        let bits = copy.to_f32().to_bits();
+        assert!(bits == below || bits == above && *w != f32::from_bits(below), "{w:e} became {copy:e}");
+        let gap = f64::from(f32::from_bits(above)) - f64::from(f32::from_bits(below));
+        error += (f64::from(copy.to_f32()) - f64::from(*w)) / gap;
+    }
+    // each error has a deviation of at most 1/2
+    assert!(error.abs() < 4.0 * 0.5 * (n as f64).sqrt(), "mean error {:.4} of a gap", error / n as f64);
+    let nearest = w.iter().zip(&copy).filter(|(w, c)| bf16::from_f32(**w) == **c).count();
+    assert!(nearest < n * 9 / 10, "{nearest} of {n} are rounded to nearest");
+    let halves: Vec<bf16> =
+        [0..n / 2, n / 2..n].into_iter().flat_map(|half| step(&sim, &s, half, 0.1, 0, true)[3].to_vec::<bf16>()).collect();
+    assert_eq!(halves, copy);
+}
+
+#[test]
+fn clip() {
+    let sim = Simulator::new(Real::Bf16);
+    let run = |squares: &[f64], limit: f64| {
+        let (norm, scale, skip) = (Buffer::fresh(4), Buffer::fresh(4), Buffer::fresh(4));
+        sim.launch("clip", 1, 1, 0, arguments![&norm, &scale, &skip, &Buffer::of(squares), squares.len(), limit]);
+        (norm.to_vec::<f32>()[0], scale.to_vec::<f32>()[0], skip.to_vec::<u32>()[0])
+    };
+    assert_eq!(run(&[9.0, 16.0], 0.0), (5.0, 1.0, 0));
+    assert_eq!(run(&[9.0, 16.0], 6.0), (5.0, 1.0, 0));
+    let (_, scale, skip) = run(&[9.0, 16.0], 1.0);
+    assert!((scale - 0.2).abs() < 1e-6 && skip == 0);
+    assert_eq!(run(&[9.0, f64::NAN], 1.0).2, 1);
+    assert_eq!(run(&[f64::INFINITY], 1.0).2, 1);
+}

@@ -1,0 +1,68 @@
+//! The emulated instructions, and that the simulator sees what it is there to see.
+use crate::arguments;
+use crate::numbers::{assert_within, random};
+use crate::simulator::{Buffer, Real, Simulator};
+use half::bf16;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+fn short(values: &[f32]) -> Vec<bf16> {
+    values.iter().map(|v| bf16::from_f32(*v)).collect()
+}
+
+#[test]
+fn products_are_placed_as_the_isa_says() {
+    let sim = Simulator::new(Real::Bf16);
+    let (a, b, c) = (short(&random("a", 256)), short(&random("b", 128)), random("c", 128));
+    let got = sim.in_every_order(|| {
+        let d = Buffer::fresh(512);
+        sim.launch("probe_multiply", 1, 32, 0, arguments![&d, &Buffer::of(&a), &Buffer::of(&b), &Buffer::of(&c)]);
+        vec![d]
+    });
+    let product = |m: usize, n: usize| (0..16).map(|k| a[16 * m + k].to_f32() * b[8 * k + n].to_f32()).sum::<f32>();
+    let want: Vec<f32> = (0..128).map(|i| c[i] + product(i / 8, i % 8)).collect();
+    assert_within("mma", &got[0].to_vec::<f32>(), &want, 1e-6, 1e-6);
+}
+
+#[test]
+fn matrices_are_loaded_as_the_isa_says() {
+    let sim = Simulator::new(Real::Bf16);
+    let rows: Vec<bf16> = short(&(0..256).map(|i| i as f32).collect::<Vec<_>>());
+    let got = sim.in_every_order(|| {
+        let (plain, transposed) = (Buffer::fresh(512), Buffer::fresh(512));
+        sim.launch("probe_matrices", 1, 32, 512, arguments![&plain, &transposed, &Buffer::of(&rows)]);
+        vec![plain, transposed]
+    });
+    assert_eq!(got[0].to_vec::<bf16>(), rows);
+    let turned: Vec<bf16> = (0..256).map(|i| rows[i / 64 * 64 + i % 8 * 8 + i / 8 % 8]).collect();
+    assert_eq!(got[1].to_vec::<bf16>(), turned);
+}
+
+#[test]
+fn copies_arrive_when_they_are_waited_for() {
+    let sim = Simulator::new(Real::Bf16);
+    let rows = short(&random("rows", 256));
+    let copy = |mistake: i32| {
+        let out = Buffer::fresh(512);
+        sim.launch("probe_copies", 1, 32, 512, arguments![&out, &Buffer::of(&rows), mistake]);
+        out.to_vec::<bf16>()
+    };
+    assert_eq!(copy(0), rows);
+    for mistake in [1, 2] {
+        assert!(catch_unwind(AssertUnwindSafe(|| copy(mistake))).is_err(), "a copy nobody waited for is reported");
+    }
+}
+
+#[test]
+fn threads_that_do_not_meet_are_reported() {
+    let sim = Simulator::new(Real::Bf16);
+    let run = |mistake: i32| {
+        let out = Buffer::fresh(256);
+        sim.launch("probe_meetings", 1, 64, 0, arguments![&out, mistake]);
+    };
+    run(0);
+    for mistake in [1, 2] {
+        assert!(catch_unwind(AssertUnwindSafe(|| run(mistake))).is_err(), "mistake {mistake}");
+    }
+    let refused = catch_unwind(AssertUnwindSafe(|| sim.launch("probe_meetings", 1, 96, 0, arguments![&Buffer::fresh(384), 0])));
+    assert!(refused.is_err(), "more threads than the launch bound");
+}
