@@ -17,20 +17,24 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 KEPT = 0.97  # of the recorded best: what --check asks for
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.path.join(HERE, "..", "target", "release", "llm-train")
 LLAMA = os.path.join(HERE, "llama-nano.json")
 
-# name, model, sequences, steps, bars: (fp32, bf16 with AMX, bf16 with AVX-512 BF16)
+# name, model, sequences, steps, bars: (fp32, bf16 with AMX, bf16 with AVX-512 BF16), of memory: at most (fp32, bf16)
 WORK = [
-    ("nano", "nano", 8, 10, (1.2, 2.0, 1.35)),
-    ("gpt2-124M", "gpt2", 4, 5, (1.1, 2.0, 1.35)),
-    ("llama-nano", LLAMA, 8, 10, (1.2, 2.0, 1.35)),
+    ("nano", "nano", 8, 10, (1.2, 2.0, 1.35), (0.6, 0.6)),
+    ("gpt2-124M", "gpt2", 4, 5, (1.1, 2.0, 1.35), (0.75, 0.8)),
+    ("llama-nano", LLAMA, 8, 10, (1.2, 2.0, 1.35), (None, None)),
 ]
 SEQ = 256
 RANKS = {"fp32": 0.95, "bf16": 0.85}  # bars of 2 ranks × 1 thread against 1 rank × 2 threads
+SHARDED = 0.6  # memory of both of these ranks, at most, against PyTorch's two under gloo
+GENERATION, TOKENS = 1.5, 128  # bar and length of a greedy continuation by gpt2-124M
+LENGTHS = [256, 1024, 4096]  # of sequences, 4,096 tokens a step: attention's rate must not fall with them
 
 
 def refuse(sentence):
@@ -53,15 +57,38 @@ def bar(bars, precision):
 
 
 def measured(command, env=None):
-    """The program's stdout and the most memory it had, in MiB."""
+    """The program's stdout and the most memory it and its children had, in MiB, each process by itself."""
     with tempfile.TemporaryFile("w+") as out:
-        child = subprocess.Popen(command, stdout=out, env={**os.environ, **(env or {})})
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+        child, most = subprocess.Popen(command, stdout=out, env={**os.environ, **(env or {})}), {}
+        while child.poll() is None:
+            for pid in family(child.pid):
+                most[pid] = max(most.get(pid, 0), peak(pid))
+            time.sleep(0.1)
         if child.returncode:
             sys.exit(f"bench-cpu: {' '.join(command)}: exit code {child.returncode}")
         out.seek(0)
-        return out.read(), usage.ru_maxrss / 1024
+        return out.read(), sum(most.values()) / 1024
+
+
+def family(pid):
+    """A process and all that it began."""
+    found = [pid]
+    for parent in found:
+        try:
+            with open(f"/proc/{parent}/task/{parent}/children", encoding="utf-8") as file:
+                found += map(int, file.read().split())
+        except OSError:
+            pass
+    return found
+
+
+def peak(pid):
+    """The most resident memory it had, in KiB; 0 when it has gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+            return int(re.search(r"^VmHWM:\s*(\d+)", file.read(), re.M).group(1))
+    except (OSError, AttributeError):
+        return 0
 
 
 def ours(model, batch, precision, steps, ranks, threads):
@@ -85,15 +112,65 @@ def sizes(model):
     return [x for key in ["layers", "heads", "width", "hidden", "vocab", "context"] for x in (f"--{key}", str(config[key]))]
 
 
-def theirs(model, batch, precision, steps, threads, way):
+def theirs(model, batch, precision, steps, threads, way, ranks=1):
     what = ["--llama", model] if model.endswith(".json") else sizes(model)
     command = [sys.executable, os.path.join(HERE, "yardstick.py"), *what, "--batch", str(batch), "--seq", str(SEQ),
-               "--precision", precision, "--steps", str(steps), "--warm-up", str(min(2, steps)), "--threads", str(threads)]
-    env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+               "--precision", precision, "--steps", str(steps), "--warm-up", str(min(2, steps)), "--threads", str(threads // ranks),
+               "--ranks", str(ranks)]
+    env = {"OMP_NUM_THREADS": str(threads // ranks), "MKL_NUM_THREADS": str(threads // ranks)}
     if "unlocked" in way:
         env["LD_PRELOAD"] = os.environ["BENCH_MKL"]
     out, memory = measured(command + (["--compile"] if "compile" in way else []), env)
     return {**json.loads(out.splitlines()[-1]), "memory": memory}
+
+
+def generation(threads, pairs):
+    """Greedy continuations by a gpt2-124M that has seen one step."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, file = os.path.join(folder, "run"), os.path.join(folder, "text.json")
+        subprocess.run([PROGRAM, "--model", "gpt2", "--synthetic-data", "--seq-len", "32", "--micro-batch", "1", "--global-batch", "1",
+                        "--steps", "1", "--warmup-steps", "0", "--device", "cpu", "--out", out, "--quiet"], check=True)
+        model = os.path.join(out, "checkpoints", "latest")
+        tokenizer = os.path.join(HERE, "..", "tests", "fixtures", "gpt2_tokenizer.json")
+
+        def mine():
+            _, memory = measured([PROGRAM, "generate", "--model", model, "--tokenizer", tokenizer, "--prompt", "The", "--temperature", "0",
+                                  "--max-tokens", str(TOKENS), "--threads", str(threads), "--json", file])
+            with open(file, encoding="utf-8") as found:
+                return {**json.load(found), "memory": memory}
+
+        def yours():
+            text, memory = measured([sys.executable, os.path.join(HERE, "yardstick.py"), "--generate", model, "--steps", str(TOKENS),
+                                     "--batch", "1", "--seq", "1", "--threads", str(threads)])
+            return {**json.loads(text.splitlines()[-1]), "memory": memory}
+
+        return row(f"gpt2-124M generates {TOKENS} tokens", pairs, mine, {"transformers": yours}, GENERATION)
+
+
+def lengths(threads, pairs):
+    """Attention's rate at longer sequences against the shortest, by the same ops: its share grows no faster than its FLOPs."""
+    def rate_at(seq, folder):
+        with open(LLAMA, encoding="utf-8") as file:
+            config = {**json.load(file), "max_position_embeddings": seq}
+        model, found = os.path.join(folder, "config.json"), os.path.join(folder, "step.json")
+        with open(model, "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        measured([PROGRAM, "bench", "step", "--model", model, "--micro-batch", str(LENGTHS[-1] // seq), "--global-batch",
+                  str(LENGTHS[-1] // seq), "--seq-len", str(seq), "--threads", str(threads), "--warm-up", "1", "--steps", "2",
+                  "--roofline", "--json", found])
+        with open(found, encoding="utf-8") as file:
+            ops = [op for op in json.load(file)["roofline"]["ops"] if op["name"].startswith("attention")]
+        return sum(op["flops"] for op in ops) / sum(op["seconds"] for op in ops)
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        rates = [[rate_at(seq, folder) for seq in LENGTHS] for _ in range(pairs)]
+    for i, seq in enumerate(LENGTHS[1:], 1):
+        ratios = [r[i] / r[0] for r in rates]
+        middle = lambda i: statistics.median(r[i] for r in rates) / 1e9
+        found.append({"row": f"attention, T = {seq}, GFLOP/s", "way": f"T = {LENGTHS[0]}", "bar": 1.0, "ratio": statistics.median(ratios),
+                      "ratios": ratios, "ours": middle(i), "theirs": {f"T = {LENGTHS[0]}": middle(0)}, "torch": None})
+    return found
 
 
 def ways():
@@ -102,14 +179,14 @@ def ways():
     return [f"{how}, {mkl}" for how in ["eager", "compile"] for mkl in (["stock", "unlocked"] if on_amd else ["stock"])]
 
 
-def row(name, pairs, a, others, least):
+def row(name, pairs, a, others, least, most=None):
     """Runs of `a` and of each of `others` in turn; in later pairs only the two fastest of these."""
     left, right, stay = [], {}, list(others)
     for pair in range(pairs):
         left.append(a())
         for way in stay:
             right.setdefault(way, []).append(others[way]())
-            rates = f"{left[-1]['tokens_per_second']['median']:.0f} against {rate(right[way][-1]):.0f}"
+            rates = f"{rate(left[-1]):.0f} against {rate(right[way][-1]):.0f}"
             print(f"{name}, pair {pair + 1}: {rates} tokens/s ({way})", flush=True)
         stay.sort(key=lambda way: -statistics.median(map(rate, right[way])))
         stay = stay[:2]
@@ -117,11 +194,19 @@ def row(name, pairs, a, others, least):
     ratios = [rate(x) / rate(y) for x, y in zip(left, right[best])]
     middle = statistics.median
     return {
-        "row": name, "way": best, "bar": least, "ratio": middle(ratios), "ratios": ratios,
+        "row": name, "way": best, "bar": least, "memory_bar": most, "ratio": middle(ratios), "ratios": ratios,
         "ours": middle(map(rate, left)), "theirs": {way: middle(map(rate, runs)) for way, runs in right.items()},
         "memory": middle(x["memory"] for x in left), "their_memory": middle(x["memory"] for x in right[best]),
-        "torch": next((x["torch"] for x in right[best] if "torch" in x), None), "processor": left[0]["processor"],
+        "torch": next((x["torch"] for x in right[best] if "torch" in x), None),
     }
+
+
+def processor():
+    """As the program names it."""
+    with tempfile.NamedTemporaryFile("r") as file:
+        subprocess.run([PROGRAM, "bench", "step", "--model", "nano", "--micro-batch", "1", "--global-batch", "1", "--seq-len", "8", "--warm-up",
+                        "1", "--steps", "1", "--json", file.name], check=True, stdout=subprocess.DEVNULL)
+        return json.load(file)["processor"]
 
 
 def rate(run):
@@ -130,14 +215,18 @@ def rate(run):
 
 
 def table(found):
-    lines = ["| work | ours | theirs | ratio (spread) | bar | memory, MiB | ratio |", "|---|---|---|---|---|---|---|"]
+    lines = ["| work | ours | theirs | ratio (spread) | bar | memory, MiB | ratio | measured |", "|---|---|---|---|---|---|---|---|"]
     for r in found:
         ways_ = "; ".join(f"{way} {x:,.0f}" for way, x in r["theirs"].items())
         met = "measured only" if r["bar"] is None else f"≥ {r['bar']}: {'met' if r['ratio'] >= r['bar'] else 'missed'}"
-        memory = "" if r["way"] == "1 rank" else f"{r['memory']:,.0f} against {r['their_memory']:,.0f}"
-        share = "" if r["way"] == "1 rank" else f"{r['memory'] / r['their_memory']:.2f}"
+        memory = share = ""
+        if r.get("memory_bar"):
+            most = r["memory_bar"]
+            met_too = "met" if r["memory"] <= most * r["their_memory"] else "missed"
+            memory = f"{r['memory']:,.0f} against {r['their_memory']:,.0f}"
+            share = f"{r['memory'] / r['their_memory']:.2f}, ≤ {most}: {met_too}"
         spread = f"{r['ratio']:.3f} ({min(r['ratios']):.3f} to {max(r['ratios']):.3f})"
-        lines.append(f"| {r['row']} | {r['ours']:,.0f} | {ways_} | {spread} | {met} | {memory} | {share} |")
+        lines.append(f"| {r['row']} | {r['ours']:,.0f} | {ways_} | {spread} | {met} | {memory} | {share} | {r.get('date', 'now')}, {r.get('revision', '')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -174,12 +263,14 @@ def keep(path, found, about):
         old = record["best"].get(r["row"])
         if old is None or r["ratio"] > old["ratio"]:
             record["best"][r["row"]] = {key: r[key] for key in ["ratio", "ours", "way"]} | {key: about[key] for key in ["date", "revision"]}
-    record |= {"about": about, "latest": found}
+    new = {r["row"]: r | {"date": about["date"], "revision": about["revision"]} for r in found}
+    old = {r["row"]: r for r in record.get("latest", [])}
+    record |= {"about": about, "latest": list((old | new).values())}
     with open(path + ".json", "w", encoding="utf-8") as file:
         json.dump(record, file, indent=2, ensure_ascii=False)
         file.write("\n")
     with open(path + ".md", "w", encoding="utf-8") as file:
-        file.write(page(found, about))
+        file.write(page(record["latest"], about))
 
 
 def page(found, about):
@@ -210,9 +301,9 @@ def main():
         judge(record, found["latest"])
 
     pairs, found = (1 if a.quick else a.pairs), []
-    for name, model, batch, steps, bars in WORK:
+    for name, model, batch, steps, bars, most in WORK:
         steps = 2 if a.quick else steps
-        for precision in ["fp32", "bf16"]:
+        for precision, most in zip(["fp32", "bf16"], most):
             title = f"{name} {precision}, B = {batch}"
             if (a.quick and model == "gpt2") or not re.search(a.rows, title):
                 continue
@@ -221,19 +312,26 @@ def main():
             those, times, count = (ways(), pairs, steps) if least else (ways()[:1], 1, 1)
             mine = lambda: ours(model, batch, precision, count, 1, a.threads)
             yours = {way: lambda way=way: theirs(model, batch, precision, count, a.threads, way) for way in those}
-            found.append(row(title, times, mine, yours, least))
+            found.append(row(title, times, mine, yours, least, most))
     for precision, least in RANKS.items():
         model, batch, steps = ("nano", 8, 2) if a.quick else ("gpt2", 4, 5)
         title = f"{'nano' if a.quick else 'gpt2-124M'} {precision}, 2 ranks against 1"
         if re.search(a.rows, title):
             one = {"1 rank": lambda: ours(model, batch, precision, steps, 1, a.threads)}
-            found.append(row(title, pairs, lambda: ours(model, batch, precision, steps, 2, a.threads), one, least))
+            pair = row(title, pairs, lambda: ours(model, batch, precision, steps, 2, a.threads), one, least)
+            if precision == "fp32" and not a.quick:
+                pair |= {"their_memory": theirs(model, batch, precision, 1, a.threads, "eager", 2)["memory"], "memory_bar": SHARDED}
+            found.append(pair)
+    if not a.quick and re.search(a.rows, "generation"):
+        found.append(generation(a.threads, pairs))
+    if not a.quick and re.search(a.rows, "attention"):
+        found += lengths(a.threads, pairs)
     if not found:
         refuse(f"--rows: no row matches {a.rows}")
 
     import transformers
     about = {
-        "processor": found[0]["processor"], "cores": len(os.sched_getaffinity(0)), "threads": a.threads, "pairs": pairs,
+        "processor": processor(), "cores": len(os.sched_getaffinity(0)), "threads": a.threads, "pairs": pairs,
         "date": datetime.date.today().isoformat(), "revision": said("git", "rev-parse", "--short", "HEAD"),
         "torch": next((r["torch"] for r in found if r["torch"]), "not run"), "transformers": transformers.__version__,
         "mpi": said("mpirun", "--version"),

@@ -3,11 +3,14 @@
 
 A model with a config.json is transformers' LlamaForCausalLM; else it is a plain GPT-2 of the sizes given: fused q, k, v,
 scaled_dot_product_attention, tanh GELU, tied head, no dropout. A step is what ours is: gradients to zero, forward, mean
-cross-entropy, backward, clipping to norm 1, AdamW (fused) with decay on matrices. bf16 is autocast.
+cross-entropy, backward, clipping to norm 1, AdamW (fused) with decay on matrices. bf16 is autocast. --ranks N: that many
+processes under DistributedDataParallel and gloo share the batch. --generate DIR: transformers' greedy generate with its
+cache, of --steps tokens, in place of training.
 """
 import argparse
 import json
 import statistics
+import tempfile
 import time
 
 import torch
@@ -60,6 +63,20 @@ class Llama(nn.Module):
         return self.model(tokens).logits
 
 
+def generate(a):
+    """Tokens a second of one continuation, the prompt's pass included, after one that warms up."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(a.generate).eval()
+    prompt = torch.tensor([[464]])
+    how = {"max_new_tokens": a.steps, "min_new_tokens": a.steps, "do_sample": False, "pad_token_id": 0}
+    with torch.no_grad():
+        model.generate(prompt, **how)
+        began = time.perf_counter()
+        model.generate(prompt, **how)
+    print(json.dumps({"tokens_per_second": a.steps / (time.perf_counter() - began), "torch": torch.__version__}))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--llama", metavar="config.json", help="transformers' Llama in place of GPT-2")
@@ -72,8 +89,20 @@ def main():
     p.add_argument("--threads", type=int, required=True)
     p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     p.add_argument("--compile", action="store_true")
+    p.add_argument("--ranks", type=int, default=1)
+    p.add_argument("--generate", metavar="DIR")
     a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    if a.generate:
+        return generate(a)
+    if a.ranks > 1:
+        a.batch //= a.ranks
+        with tempfile.TemporaryDirectory() as folder:
+            return torch.multiprocessing.spawn(train, (a, f"file://{folder}/meet"), nprocs=a.ranks)
+    train(0, a, None)
 
+
+def train(rank, a, meet):
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
     if a.llama:
@@ -87,6 +116,9 @@ def main():
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), fused=True)
     run = torch.compile(model) if a.compile else model
+    if meet:
+        torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=a.ranks)
+        run = nn.parallel.DistributedDataParallel(model)
 
     times = []
     for _ in range(a.warm_up + a.steps):
@@ -102,8 +134,10 @@ def main():
         last = loss.item()
         times.append(time.perf_counter() - began)
     times = times[a.warm_up:]
+    if rank > 0:
+        return
     print(json.dumps({
-        "tokens_per_second": a.batch * a.seq / statistics.median(times),
+        "tokens_per_second": a.batch * a.ranks * a.seq / statistics.median(times),
         "step_seconds": times,
         "loss": last,
         "parameters": sum(p.numel() for p in model.parameters()),

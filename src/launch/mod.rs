@@ -193,7 +193,7 @@ impl Launch {
     }
     /// What is wrong with the binding, each with the option that mends it.
     pub fn warnings(&self) -> Vec<String> {
-        table::warnings(&self.ranks)
+        table::warnings(&self.ranks, &cores::domains())
     }
 
     /// Leaves with all others through one barrier. Nothing may be left to write.

@@ -42,12 +42,28 @@ pub fn text(ranks: &[Place]) -> String {
     out
 }
 
-/// Of the first node where something is wrong: a thousand would be wrong in the same way.
-pub fn warnings(ranks: &[Place]) -> Vec<String> {
+/// Of the first node where something is wrong: a thousand would be wrong in the same way. `domains`: the cores of this
+/// node's NUMA domains, which the others are taken to have as well.
+pub fn warnings(ranks: &[Place], domains: &[Vec<usize>]) -> Vec<String> {
     let mut nodes: BTreeMap<&str, Vec<&Place>> = BTreeMap::new();
     ranks.iter().for_each(|place| nodes.entry(&place.host).or_default().push(place));
     let found = nodes.into_iter().find_map(|(host, places)| wrong(&places).map(|text| format!("on {host} {text}")));
-    found.into_iter().collect()
+    found.into_iter().chain(spread(ranks, domains)).collect()
+}
+
+/// A rank whose threads work in several NUMA domains reads most of its memory from afar.
+fn spread(ranks: &[Place], domains: &[Vec<usize>]) -> Option<String> {
+    let touched = |place: &Place| domains.iter().filter(|domain| place.cores.iter().any(|core| domain.contains(core))).count();
+    let place = ranks.iter().find(|place| place.threads > 1 && touched(place) > 1)?;
+    let each = domains.iter().map(Vec::len).max()?;
+    Some(format!(
+        "on {} a rank's cores lie in {} NUMA domains; one rank a domain keeps its memory near: mpirun -n {} a node --map-by numa \
+         --bind-to numa; srun --ntasks-per-node={} --cpus-per-task={each} --cpu-bind=cores",
+        place.host,
+        touched(place),
+        domains.len(),
+        domains.len()
+    ))
 }
 
 fn wrong(places: &[&Place]) -> Option<String> {
@@ -100,13 +116,24 @@ mod tests {
     #[test]
     fn shared_and_idle_cores_are_said_with_the_option_that_mends_it() {
         // mpirun -n 2 binds each rank to one core.
-        let idle = warnings(&[place("a", 0..1, 1), place("a", 1..2, 1)]);
+        let idle = warnings(&[place("a", 0..1, 1), place("a", 1..2, 1)], &[]);
         assert!(idle[0].contains("6 of 8 cores idle") && idle[0].contains("slot:PE=4"), "{idle:?}");
-        let bound = warnings(&[place("a", 0..1, 1), place("a", 0..1, 1)]);
+        let bound = warnings(&[place("a", 0..1, 1), place("a", 0..1, 1)], &[]);
         assert!(bound[0].contains("share 1 of 8 cores") && bound[0].contains("--bind-to none"), "{bound:?}");
-        let crowded = warnings(&[place("a", 0..8, 8), place("a", 0..8, 8)]);
+        let crowded = warnings(&[place("a", 0..8, 8), place("a", 0..8, 8)], &[]);
         assert!(crowded[0].contains("16 threads share 8 cores") && !crowded[0].contains("bind"), "{crowded:?}");
-        assert!(warnings(&[place("a", 0..8, 4), place("a", 0..8, 4)]).is_empty());
-        assert!(warnings(&[place("a", 0..4, 4), place("a", 4..8, 4)]).is_empty());
+        assert!(warnings(&[place("a", 0..8, 4), place("a", 0..8, 4)], &[]).is_empty());
+        assert!(warnings(&[place("a", 0..4, 4), place("a", 4..8, 4)], &[]).is_empty());
+    }
+
+    #[test]
+    fn a_rank_in_several_numa_domains_is_said_with_the_option_that_mends_it() {
+        let domains = [(0..4).collect(), (4..8).collect::<Vec<usize>>()];
+        let over = warnings(&[place("a", 0..8, 8)], &domains);
+        let expected = ["2 NUMA domains", "--map-by numa --bind-to numa", "--ntasks-per-node=2 --cpus-per-task=4"];
+        assert!(over.len() == 1 && expected.iter().all(|part| over[0].contains(part)), "{over:?}");
+        assert!(warnings(&[place("a", 0..4, 4), place("a", 4..8, 4)], &domains).is_empty());
+        // unbound ranks of one thread each are the system's to place
+        assert!(warnings(&(0..8).map(|_| place("a", 0..8, 1)).collect::<Vec<_>>(), &domains).is_empty());
     }
 }

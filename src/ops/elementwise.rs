@@ -3,7 +3,7 @@
 //! ```text
 //! zero: x = 0      copy: y = x      add: y = a + b      square_sum: Σ x²
 //! ```
-use super::rows::{PIECE, collect, pieces};
+use super::rows::{PIECE, ordered_sum, pieces};
 use super::simd::{sum_of_two, wide};
 use crate::device::Device;
 use crate::device::cuda::Grid;
@@ -55,7 +55,7 @@ pub fn square_sum(dev: &Device, x: Tensor) -> f64 {
     match dev {
         Device::Cpu(d) => d.arena.op([], [x], |[], [x]| {
             let piece = |i: usize| squares(&x[i * PIECE..x.len().min((i + 1) * PIECE)]);
-            collect(x.len().div_ceil(PIECE), piece).iter().sum()
+            ordered_sum(x.len().div_ceil(PIECE), piece)
         }),
         Device::Cuda(d) => {
             let ([], [at]) = d.op([], [x]);

@@ -6,7 +6,7 @@
 //! z (n, padded V). Columns from `vocab` on are padding: they count as −∞ and their gradient is 0. A row whose target is
 //! [`MASKED`] has loss 0 and gradient 0. The rows' losses are f64 and are summed in their order, whatever the threads.
 use super::MASKED;
-use super::rows::{Shared, collect};
+use super::rows::{Shared, ordered_sum};
 use super::simd::{LANES, exp, fold, max, wide};
 use crate::device::Device;
 use crate::device::cuda::{Grid, float};
@@ -22,7 +22,7 @@ pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize
             let z = Shared::new(z);
             // SAFETY: each row is one task's.
             let row = |i: usize| row_backward(unsafe { z.piece(i * cols, cols) }, vocab, targets[i], scale);
-            collect(targets.len(), row).iter().sum()
+            ordered_sum(targets.len(), row)
         }),
         Device::Cuda(d) => {
             let ([z], []) = d.op([logits], []);
@@ -44,9 +44,9 @@ pub fn cross_entropy_only(dev: &Device, logits: Tensor, targets: &[u32], vocab: 
     let _at = dev.tally("cross-entropy only", 0, &[logits]);
     let cols = logits.cols;
     match dev {
-        Device::Cpu(d) => d
-            .arena
-            .op([], [logits], |[], [z]| collect(targets.len(), |i| row_loss(&z[i * cols..][..vocab], targets[i])).iter().sum()),
+        Device::Cpu(d) => {
+            d.arena.op([], [logits], |[], [z]| ordered_sum(targets.len(), |i| row_loss(&z[i * cols..][..vocab], targets[i])))
+        }
         Device::Cuda(d) => {
             let ([], [z]) = d.op([], [logits]);
             let (n, losses, targets) = (logits.rows, d.scratch(4 * logits.rows), d.upload(targets));

@@ -6,7 +6,7 @@
 //! Rows of y and qkv are (q_1…q_H | k_1…k_K | v_1…v_K), each D wide; γ_q and γ_k (1, D) serve all query and all key
 //! heads; stats (n, H + K) keeps r.
 use super::attention::Heads;
-use super::rows::{collect, per_task, pieces};
+use super::rows::{ordered_sum_of_rows, per_task, pieces};
 use super::simd::{sum, wide};
 use crate::device::Device;
 use crate::device::cuda::{BLOCKS, Grid, float};
@@ -125,17 +125,14 @@ fn add_gamma(dgamma: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], heads: st
     const ROWS: usize = 32;
     let (width, per_row) = (h.width(), h.q + h.kv);
     let rows = dy.len() / width;
-    let sums = collect(rows.div_ceil(ROWS), |block| {
-        let mut sums = vec![0f32; h.size];
+    ordered_sum_of_rows(dgamma, rows.div_ceil(ROWS), |block, sums| {
         for r in block * ROWS..rows.min((block + 1) * ROWS) {
             for head in heads.clone() {
                 let at = r * width + head * h.size;
-                add_scaled(&mut sums, &dy[at..][..h.size], &x[at..][..h.size], stats[r * per_row + head]);
+                add_scaled(sums, &dy[at..][..h.size], &x[at..][..h.size], stats[r * per_row + head]);
             }
         }
-        sums
     });
-    sums.iter().for_each(|sums| dgamma.iter_mut().zip(sums).for_each(|(d, s)| *d += s));
 }
 
 wide! {

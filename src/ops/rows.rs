@@ -2,6 +2,7 @@
 //! depends on it.
 use crate::device::threads;
 use crate::tensor::Tensor;
+use std::cell::RefCell;
 
 /// Elements that one task of an elementwise op takes. Structural for [`super::elementwise::square_sum`], whose partial
 /// sums it bounds; as a size it is a compromise of cache and start-up cost of a task.
@@ -35,13 +36,33 @@ pub fn pieces<const O: usize, const I: usize>(
     });
 }
 
-/// f(i) for i < n, on all threads, into a vector.
-pub fn collect<T: Clone + Send + Default>(n: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let mut all = vec![T::default(); n];
-    let places = Shared::new(&mut all);
-    // SAFETY: each task writes its own place.
-    threads::each(n, |i| unsafe { places.piece(i, 1)[0] = f(i) });
-    all
+thread_local! {
+    /// What tasks found, one after the other; grown by the first step, then reused.
+    static SUMS: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
+    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Σ f(i) for i < n: found on all threads, added in order.
+pub fn ordered_sum(n: usize, f: impl Fn(usize) -> f64 + Sync) -> f64 {
+    SUMS.with_borrow_mut(|sums| {
+        sums.resize(n.max(sums.len()), 0.0);
+        let places = Shared::new(&mut sums[..n]);
+        // SAFETY: each task writes its own place.
+        threads::each(n, |i| unsafe { places.piece(i, 1)[0] = f(i) });
+        sums[..n].iter().sum()
+    })
+}
+
+/// out += Σ f(i) for i < n, of rows as long as `out`: `f(i, row)` fills a row of zeros, on all threads; they are added in
+/// order.
+pub fn ordered_sum_of_rows(out: &mut [f32], n: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let len = out.len();
+    ROWS.with_borrow_mut(|rows| {
+        rows.resize((n * len).max(rows.len()), 0.0);
+        rows[..n * len].fill(0.0);
+        pieces([(&mut rows[..n * len], len)], [], |i, [row], []| f(i, row));
+        rows[..n * len].chunks_exact(len).for_each(|row| out.iter_mut().zip(row).for_each(|(out, x)| *out += x));
+    });
 }
 
 /// An optional operand for the gate: absent, it is an empty tensor, and its slice is empty.

@@ -52,6 +52,32 @@ fn kernels() -> impl Iterator<Item = (&'static Kernel, Precision)> {
     all.flat_map(|kernel| [Precision::Fp32, Precision::Bf16].map(|p| (kernel, p))).filter(|(kernel, p)| kernel.serves(*p))
 }
 
+/// What the door does by itself where there are few rows.
+#[test]
+fn products_of_few_rows_agree_with_f64() {
+    let (mut numbers, rows) = (Numbers::new(11), [1, 2, 4]);
+    for (m, n, k) in rows.into_iter().flat_map(|m| [(m, 1, 1), (m, 17, 33), (m, 700, 129)]) {
+        for (precision, into) in
+            [(Precision::Fp32, Into::Overwrite), (Precision::Bf16, Into::Overwrite), (Precision::Fp32, Into::Add)]
+        {
+            let (a, b) = (matrix(&mut numbers, (m, k), k + 3), matrix(&mut numbers, (n, k), k + 1));
+            let mut c = matrix(&mut numbers, (m, n), n + 2);
+            let mut exact = dense(&c, (m, n), n + 2, Precision::Fp32);
+            let (left, right) = (dense(&a, (m, k), k + 3, precision), dense(&b, (n, k), k + 1, precision));
+            gemm::reference(Layout::NT, [m, n, k], into, &mut exact, &left, &right);
+            let twice = |_, _, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
+            gemm::finished(precision, Layout::NT, [m, n, k], into, (&mut c, n + 2), (&a, k + 3), (&b, k + 1), twice);
+            for (i, c) in c.iter().enumerate().filter(|(i, _)| i % (n + 2) < n) {
+                let exact = 2.0 * exact[i / (n + 2) * n + i % (n + 2)];
+                assert!(
+                    (f64::from(*c) - exact).abs() < 6e-8 * (20.0 + k as f64) * (1.0 + exact.abs()),
+                    "{m} {n} {k} {precision:?}"
+                );
+            }
+        }
+    }
+}
+
 /// `scripts/test.sh` shows these lines.
 #[test]
 fn which_kernels_are_exercised() {

@@ -14,6 +14,7 @@
 //! | `micro` | the loop of all vector kernels; `portable`, `x86` and `amx` are its instructions |
 //! | `pack`, `operands` | operands in the form that kernels read |
 //! | `blocks` | a part of a product, block by block |
+//! | `thin` | products of few rows, which no kernel needs |
 //! | `tiles` | a product cut into packed slabs, and these into tiles, a task each |
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -24,6 +25,7 @@ mod operands;
 mod pack;
 mod portable;
 pub mod probe;
+mod thin;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -94,6 +96,10 @@ pub fn finished(
     b: Read,
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
+    if layout == Layout::NT && size[0] <= thin::ROWS {
+        check(layout, size, &c, a, b);
+        return thin::multiply(precision, size, into, c, a, b, finish);
+    }
     with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish);
 }
 
