@@ -18,7 +18,6 @@ SHARED = [OPS / "prelude.cu", OPS / "attention" / "tiles.cu"]
 # Kernels whose work is a few numbers or a gather of 4-byte sums: no access of 16 bytes to be had.
 NARROW = {
     "sum_losses", "sum_partials", "clip", "column_reduce", "sample", "attention_decode",
-    "attention_plain_forward", "attention_plain_dq", "attention_plain_dkv",
 }
 
 
