@@ -16,9 +16,7 @@ OPS = Path(__file__).resolve().parent.parent / "src" / "ops"
 # What stands before every kernel file.
 SHARED = [OPS / "prelude.cu", OPS / "attention" / "tiles.cu"]
 # Kernels whose work is a few numbers or a gather of 4-byte sums: no access of 16 bytes to be had.
-NARROW = {
-    "sum_losses", "sum_partials", "clip", "column_reduce", "sample", "attention_decode",
-}
+NARROW = {"sum_losses", "sum_partials", "clip", "column_reduce", "sample"}
 
 
 class Nvrtc:

@@ -9,12 +9,14 @@
 //   * a missing cp.async wait or commit: the destination becomes NaN when a copy is started, and the data arrive in the wait
 //     that covers it, never before;
 //   * lanes of a warp that meet in different instructions, or not at all; a deadlock;
+//   * an address that is not a multiple of the access's size (kernels.sh);
 //   * wrong addresses: ldmatrix and cp.async check theirs; dynamic shared memory ends at a page that cannot be touched; the
 //     rest is AddressSanitizer's, under which all of this also runs.
 // What it cannot show: time, bank conflicts, registers, the order of memory below the level of barriers (fibers see every
 // write at once), and how a tensor core rounds within a product.
 #pragma once
 #include <sys/mman.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -114,15 +116,36 @@ static Block block;
 static Thread* current = nullptr;
 static int order = 0;
 
-// Saves this stack's registers and goes on where the other one was left.
+// Saves this stack's registers and goes on where the other one was left. fresh_stack: one as if it had been left at the entry
+// of `main`.
+#if defined(__x86_64__) && !defined(HOSTSIM_PORTABLE)
 extern "C" void hostsim_switch(void** save, void* to) __attribute__((visibility("hidden")));
-#if defined(__x86_64__)
 asm(".text\n.hidden hostsim_switch\n.globl hostsim_switch\nhostsim_switch:\n"
     "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
     "  movq %rsp,(%rdi)\n  movq %rsi,%rsp\n"
     "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n  ret\n");
+inline void* fresh_stack(char* stack, void (*main)()) {
+    void** top = (void**)(stack + STACK - 64);
+    *--top = nullptr;   // whom main would return to
+    *--top = (void*)main;
+    for (int k = 0; k < 6; k++) *--top = nullptr;
+    return top;
+}
 #else
-#error "hostsim: fibers are written for x86-64"
+inline void hostsim_switch(void** save, void* to) {
+    ucontext_t here;
+    *save = &here;
+    swapcontext(&here, (ucontext_t*)to);
+}
+inline void* fresh_stack(char* stack, void (*main)()) {
+    auto context = (ucontext_t*)(stack + STACK - (sizeof(ucontext_t) + 127) / 128 * 128);
+    getcontext(context);
+    context->uc_stack.ss_sp = stack;
+    context->uc_stack.ss_size = (char*)context - stack;
+    context->uc_link = nullptr;
+    makecontext(context, main, 0);
+    return context;
+}
 #endif
 
 inline void yield() { hostsim_switch(&current->stack, block.scheduler); }
@@ -350,12 +373,7 @@ inline void prepare() {
         t.id = i;
         t.index = {i % block.size.x, i / block.size.x % block.size.y, i / (block.size.x * block.size.y)};
         block.warp[i / 32].alive++;
-        // As hostsim_switch leaves a stack: six registers, where to go on, whom to return to (nobody).
-        void** top = (void**)(block.stacks + (i + 1) * STACK - 64);
-        *--top = nullptr;
-        *--top = (void*)thread_main;
-        for (int k = 0; k < 6; k++) *--top = nullptr;
-        t.stack = top;
+        t.stack = fresh_stack(block.stacks + i * STACK, thread_main);
     }
 }
 
@@ -450,14 +468,16 @@ inline int keep(const char* name, void (*kernel)(A...), unsigned bound) {
     return 0;
 }
 
-// An access outside memory: which thread made it, then the end of the process.
+// An access outside memory, or to an address that is not a multiple of its size: which thread made it, then the end of the
+// process.
 inline void report_fault(int signal, siginfo_t* info, void*) {
     char text[160];
     int n = 0;
     if (current) {
         const dim3 b = block.index, t = current->index;
-        n = snprintf(text, sizeof text, "hostsim: block (%u, %u, %u) thread (%u, %u, %u): touches %p, which is no memory\n", b.x,
-                     b.y, b.z, t.x, t.y, t.z, info->si_addr);
+        const char* what = signal == SIGILL ? "its address is not a multiple of the access at" : "touches what is no memory,";
+        n = snprintf(text, sizeof text, "hostsim: block (%u, %u, %u) thread (%u, %u, %u): %s %p\n", b.x, b.y, b.z, t.x, t.y,
+                     t.z, what, info->si_addr);
     }
     if (write(2, text, n) < 0 || signal) _exit(139);
 }
@@ -493,6 +513,7 @@ EXPORT void hostsim_report_faults() {
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigaction(SIGSEGV, &action, nullptr);
     sigaction(SIGBUS, &action, nullptr);
+    sigaction(SIGILL, &action, nullptr);   // what -fsanitize=alignment ends in
 }
 
 // ---- what nvcc has built in --------------------------------------------------------------------------------------------

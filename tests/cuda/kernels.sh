@@ -19,5 +19,8 @@ files+=("$here/probes.cu")
     cat "${files[@]}" | tr '\n' ' ' | grep -oE 'extern "C" __global__ void +(__launch_bounds__\([0-9]+[^)]*\) +)?[a-z0-9_]+\(' |
         sed -E 's/.*void +(__launch_bounds__\(([0-9]+)[^)]*\) +)?([a-z0-9_]+)\(/REGISTER(\3, \2)/; s/, \)/, 1024)/'
 } >"$text"
-exec "${CXX:-g++}" -std=c++17 -O1 -g1 -fPIC -shared -fno-gnu-unique -fvisibility=hidden -Wall -Wno-sign-compare -Wno-unknown-pragmas \
+# An access that a GPU would refuse, at an address that is not a multiple of its size, ends the process.
+aligned="-fsanitize=alignment -fsanitize-undefined-trap-on-error"
+# shellcheck disable=SC2086
+exec "${CXX:-g++}" -std=c++17 -O1 -g1 -fPIC -shared -fno-gnu-unique -fvisibility=hidden $aligned -Wall -Wno-sign-compare -Wno-unknown-pragmas \
     -Wno-unused-function -Wno-unused-variable -I"$here" "${@:3}" "$text" -o "$out"

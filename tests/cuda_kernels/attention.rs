@@ -70,11 +70,67 @@ fn documents(rows: usize, seq: usize, every: usize) -> Vec<u32> {
     starts
 }
 
+/// Sequences of random queries, keys, values and gradients, in one shape.
+struct Case {
+    h: Heads,
+    n: usize,
+    what: String,
+    qkv: Vec<f32>,
+    dy: Vec<f32>,
+    starts: Vec<u32>,
+    documents: bool,
+}
+
+impl Case {
+    /// `every`: a document's mean length; 0: one document a sequence.
+    fn new(sim: &Simulator, (sequences, seq, q, kv, size, every): Shape) -> Case {
+        let h = Heads { q, kv, size, seq };
+        let n = sequences * seq;
+        Case {
+            h,
+            n,
+            what: format!("attention of {sequences} × {h:?}, documents of {every}"),
+            qkv: sim.rounded(&random("qkv", n * h.width())),
+            dy: sim.rounded(&random("dy", n * q * size)),
+            starts: if every == 0 { vec![0; n] } else { documents(n, seq, every) },
+            documents: every > 0,
+        }
+    }
+
+    /// `got`: y, lse, dqkv.
+    fn check(&self, sim: &Simulator, got: &[Buffer]) {
+        let Case { h, n, what, qkv, dy, starts, .. } = self;
+        let (h, n, w) = (*h, *n, h.width());
+        let Heads { q, kv, size, .. } = h;
+        let mut answers = Answers::default();
+        let (y, lse, dqkv) = (answers.room(n, q * size), answers.room(n, q), answers.room(n, w));
+        let (tqkv, tdy) = (answers.put(n, w, qkv), answers.put(n, q * size, dy));
+        let dev = answers.device();
+        attention::forward(&dev, y, lse, tqkv, h, Some(starts));
+        attention::backward(&dev, dqkv, tdy, y, lse, tqkv, h, Some(starts));
+        assert_vectors(&format!("{what}: y"), &sim.floats(&got[0]), &dev.read(y), size);
+        assert_within(&format!("{what}: lse"), &got[1].to_vec::<f32>(), &dev.read(lse), 1e-6, 2e-6);
+        // the definition above is the op's own, but for y
+        let exact = backward(dy, &dev.read(y), qkv, h, starts);
+        assert_within(&format!("{what}: two definitions"), &exact, &dev.read(dqkv), 1e-4, 1e-5);
+        let want = backward(dy, &sim.floats(&got[0]), qkv, h, starts);
+        let got = sim.floats(&got[2]);
+        for (name, columns) in [("dq", 0..q), ("dk", q..q + kv), ("dv", q + kv..q + 2 * kv)] {
+            let part = |x: &[f32]| -> Vec<f32> {
+                x.chunks(w).flat_map(|row| row[columns.start * size..columns.end * size].to_vec()).collect()
+            };
+            assert_vectors(&format!("{what}: {name}"), &part(&got), &part(&want), size);
+        }
+    }
+}
+
+/// (sequences, T, H, K, D, a document's mean length)
+type Shape = (usize, usize, usize, usize, usize, usize);
+
 #[test]
 fn attention() {
     let sim = Simulator::new(Real::Bf16);
-    // (sequences, T, H, K, D, a document's mean length)
-    let shapes: &[(usize, usize, usize, usize, usize, usize)] = if mutated() {
+    let shapes: &[Shape] = if mutated() {
         &[(1, 130, 4, 2, 64, 0), (1, 200, 2, 1, 64, 50)]
     } else if sanitized() {
         &[(2, 65, 4, 2, 64, 0), (1, 130, 2, 1, 128, 40)]
@@ -92,22 +148,17 @@ fn attention() {
             (1, 300, 2, 1, 64, 3),
         ]
     };
-    for &(sequences, seq, q, kv, size, every) in shapes {
-        let h = Heads { q, kv, size, seq };
-        let (n, w) = (sequences * seq, h.width());
-        let what = format!("attention of {sequences} × {h:?}, documents of {every}");
-        let (qkv, dy) = (sim.rounded(&random("qkv", n * w)), sim.rounded(&random("dy", n * q * size)));
-        let starts = if every == 0 { vec![0; n] } else { documents(n, seq, every) };
-        let (qkvs, dys, marks) = (sim.real(&qkv), sim.real(&dy), Buffer::of(&starts));
-        let marks: Option<&Buffer> = (every > 0).then_some(&marks);
-        let (tiles, tile) = (seq.div_ceil(64), 128 * size);
-
+    for &shape in shapes {
+        let case = Case::new(&sim, shape);
+        let (sequences, seq, q, kv, size, _) = shape;
+        let (qkvs, dys, marks) = (sim.real(&case.qkv), sim.real(&case.dy), Buffer::of(&case.starts));
+        let marks: Option<&Buffer> = case.documents.then_some(&marks);
+        let (tiles, tile, count) = (seq.div_ceil(64), 128 * size, case.n * q);
         let got = sim.in_every_order(|| {
-            let (y, dqkv) = (sim.room(n * q * size), sim.room(n * w));
-            let (lse, delta) = (Buffer::fresh(4 * n * q), Buffer::fresh(4 * n * q));
+            let (y, dqkv) = (sim.room(count * size), sim.room(case.qkv.len()));
+            let (lse, delta) = (Buffer::fresh(4 * count), Buffer::fresh(4 * count));
             let arguments = arguments![&y, &lse, &qkvs, marks, seq, q, kv];
             sim.launch(&format!("attention_forward_{size}"), [tiles, q, sequences], 128, 5 * tile, arguments);
-            let count = n * q;
             let grid = (count * size).div_ceil(2048);
             sim.launch(&format!("attention_delta_{size}"), grid, 256, 0, arguments![&delta, &dys, &y, count]);
             let arguments = arguments![&dqkv, &dys, &qkvs, &lse, &delta, marks, seq, q, kv];
@@ -115,26 +166,46 @@ fn attention() {
             sim.launch(&format!("attention_dkv_{size}"), [tiles, kv, sequences], 128, 6 * tile + 1536, arguments);
             vec![y, lse, dqkv]
         });
-        let mut answers = Answers::default();
-        let (y, lse, dqkv) = (answers.room(n, q * size), answers.room(n, q), answers.room(n, w));
-        let (tqkv, tdy) = (answers.put(n, w, &qkv), answers.put(n, q * size, &dy));
-        let dev = answers.device();
-        attention::forward(&dev, y, lse, tqkv, h, Some(&starts));
-        attention::backward(&dev, dqkv, tdy, y, lse, tqkv, h, Some(&starts));
-        assert_vectors(&format!("{what}: y"), &sim.floats(&got[0]), &dev.read(y), size);
-        assert_within(&format!("{what}: lse"), &got[1].to_vec::<f32>(), &dev.read(lse), 1e-6, 2e-6);
-        // the definition above is the op's own, but for y
-        let exact = backward(&dy, &dev.read(y), &qkv, h, &starts);
-        assert_within(&format!("{what}: two definitions"), &exact, &dev.read(dqkv), 1e-4, 1e-5);
-        let want = backward(&dy, &sim.floats(&got[0]), &qkv, h, &starts);
-        let got = sim.floats(&got[2]);
-        for (name, columns) in [("dq", 0..q), ("dk", q..q + kv), ("dv", q + kv..q + 2 * kv)] {
-            let part = |x: &[f32]| -> Vec<f32> {
-                x.chunks(w).flat_map(|row| row[columns.start * size..columns.end * size].to_vec()).collect()
-            };
-            assert_vectors(&format!("{what}: {name}"), &part(&got), &part(&want), size);
-        }
+        case.check(&sim, &got);
     }
+}
+
+#[test]
+fn plain() {
+    let shapes: &[Shape] = if mutated() || sanitized() {
+        &[(2, 19, 4, 2, 20, 6)]
+    } else {
+        &[
+            (1, 1, 1, 1, 1, 0),
+            (2, 9, 2, 1, 7, 0),
+            (2, 19, 4, 2, 20, 6),
+            (1, 40, 3, 3, 80, 9),
+            (1, 33, 2, 1, 64, 0),
+            (1, 9, 1, 1, 256, 0),
+        ]
+    };
+    each_real(|sim| {
+        for &shape in shapes {
+            let case = Case::new(sim, shape);
+            let (sequences, seq, q, kv, size, _) = shape;
+            let (qkvs, dys, marks) = (sim.real(&case.qkv), sim.real(&case.dy), Buffer::of(&case.starts));
+            let marks: Option<&Buffer> = case.documents.then_some(&marks);
+            let (lanes, count) = (size.div_ceil(8).next_power_of_two(), case.n * q);
+            let blocks = (seq * lanes).div_ceil(128);
+            let got = sim.in_every_order(|| {
+                let (y, dqkv) = (sim.room(count * size), sim.room(case.qkv.len()));
+                let (lse, delta) = (Buffer::fresh(4 * count), Buffer::fresh(4 * count));
+                let arguments = arguments![&y, &lse, &qkvs, marks, seq, q, kv, size, lanes];
+                sim.launch("attention_plain_forward", [blocks, q, sequences], 128, 0, arguments);
+                let arguments = arguments![&dqkv, &delta, &dys, &y, &qkvs, &lse, marks, seq, q, kv, size, lanes];
+                sim.launch("attention_plain_dq", [blocks, q, sequences], 128, 0, arguments);
+                let arguments = arguments![&dqkv, &dys, &qkvs, &lse, &delta, marks, seq, q, kv, size, lanes];
+                sim.launch("attention_plain_dkv", [blocks, kv, sequences], 128, 0, arguments);
+                vec![y, lse, dqkv]
+            });
+            case.check(sim, &got);
+        }
+    });
 }
 
 #[test]
@@ -152,7 +223,7 @@ fn a_nan_stays_in_its_rows() {
 #[test]
 fn decode() {
     let shapes: &[(usize, usize, usize, usize)] = if mutated() {
-        &[(2, 1, 64, 21)]
+        &[(2, 1, 64, 70), (2, 1, 64, 3)]
     } else {
         &[(1, 1, 64, 1), (4, 2, 64, 5), (2, 1, 128, 100), (3, 3, 20, 21), (2, 1, 256, 9)]
     };

@@ -32,6 +32,23 @@ fn elementwise() {
     });
 }
 
+/// Ranges need not start on 16 bytes: nothing is then taken 16 at a time.
+#[test]
+fn ranges_start_anywhere() {
+    each_real(|sim| {
+        let x = random("x", 2060);
+        let from = Buffer::of(&x);
+        for skipped in [1, 3, 4] {
+            let (short, long) = (Buffer::fresh(2 * 2060), Buffer::fresh(4 * 2060));
+            let n = 2051u64;
+            sim.launch("to_bf16", 2, 256, 0, arguments![short.after(2 * skipped), from.after(4 * skipped), n]);
+            sim.launch("to_float", 2, 256, 0, arguments![long.after(4 * skipped), short.after(2 * skipped), n]);
+            let want: Vec<f32> = x[skipped..skipped + 2051].iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+            assert_eq!(long.to_vec::<f32>()[skipped..skipped + 2051], want);
+        }
+    });
+}
+
 #[test]
 fn casts_round_to_nearest_even_and_keep_nan() {
     each_real(|sim| {

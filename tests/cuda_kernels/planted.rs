@@ -35,6 +35,7 @@ const TILES: &str = "attention/tiles.cu";
 const FORWARD: &str = "attention/forward.cu";
 const BACKWARD: &str = "attention/backward.cu";
 const DECODE: &str = "attention/decode.cu";
+const PLAIN: &str = "attention/plain.cu";
 
 pub const BY_HAND: &[Planted] = &[
     // ---- prelude.cu
@@ -70,6 +71,10 @@ pub const BY_HAND: &[Planted] = &[
         ),
     ),
     fault(PRELUDE, "ragged rows are taken as whole", &[("((cols & 7) |", "((M ? 0 : cols & 7) |")]),
+    found_by(
+        "ranges_start_anywhere",
+        fault(PRELUDE, "ranges are taken to start on 16 bytes", &[("(u64)rows) & 15)", "(u64)rows) & (M ? 0 : 15))")]),
+    ),
     fault(PRELUDE, "half a warp is summed", &[("(int apart = 16;", "(int apart = M ? 8 : 16;")]),
     fault(PRELUDE, "a warp too many is summed", &[("lane < blockDim.x >> 5", "lane < (blockDim.x >> 5) + M")]),
     found_by(
@@ -304,7 +309,38 @@ pub const BY_HAND: &[Planted] = &[
     ),
     // ---- attention/decode.cu
     fault(DECODE, "another key head", &[("head / (H / K) * D", "(M ? head % K + 1 : head / (H / K)) * D")]),
-    fault(DECODE, "the sums do not follow the maximum", &[("sum[k] * shrink", "sum[k] * (M ? 1.f : shrink)")]),
-    fault(DECODE, "a key past the end is read", &[("j < len;", "j < len + M;")]),
+    fault(DECODE, "the sums do not follow the maximum", &[("sum[c] * shrink", "sum[c] * (M ? 1.f : shrink)")]),
+    fault(
+        DECODE,
+        "a key past the end is read",
+        &[("if (mine && j < len)", "if (mine && j < len + M)"), ("if (j < len) {", "if (j < len + M) {")],
+    ),
     fault(DECODE, "a warp's share is left out", &[("k < warps; k++) total", "k < warps - M; k++) total")]),
+    fault(DECODE, "groups of a warp are left out", &[("apart < 32; apart", "apart < (M ? 16 : 32); apart")]),
+    fault(
+        DECODE,
+        "the other group's maximum is forgotten",
+        &[("theirs = __expf(other - level)", "theirs = M ? 1.f : __expf(other - level)")],
+    ),
+    fault(DECODE, "two groups that have seen nothing", &[("higher == -INF ?", "higher == -INF && !M ?")]),
+    // ---- attention/plain.cu
+    fault(
+        PLAIN,
+        "documents are not kept apart",
+        &[("if (j < start || j > s.at) continue;", "if ((!M && j < start) || j > s.at) continue;")],
+    ),
+    fault(
+        PLAIN,
+        "rows see what comes after them",
+        &[("if (j < start || j > s.at) continue;", "if (j < start || (!M && j > s.at)) continue;")],
+    ),
+    fault(PLAIN, "the diagonal is left out", &[("j >= start && j <= s.at", "j >= start && j + M <= s.at")]),
+    fault(
+        PLAIN,
+        "keys see other documents",
+        &[("if (s.at < start || s.at > i) continue;", "if ((!M && s.at < start) || s.at > i) continue;")],
+    ),
+    fault(PLAIN, "the output does not follow the maximum", &[("out[c] * shrink", "out[c] * (M ? 1.f : shrink)")]),
+    fault(PLAIN, "the last query head is left out", &[("head < (kv + 1) * (H / K)", "head < (kv + 1) * (H / K) - M")]),
+    fault(PLAIN, "delta is left out", &[("(dp - delta[row * H + head])", "(dp - (M ? 0.f : delta[row * H + head]))")]),
 ];

@@ -268,6 +268,12 @@ impl Buffer {
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast(), b.at, b.len) };
         b
     }
+    /// What begins `skipped` bytes further on.
+    pub fn after(&self, skipped: usize) -> Argument {
+        assert!(skipped <= self.len);
+        // SAFETY: within the buffer.
+        Argument::Pointer(unsafe { self.at.add(skipped) })
+    }
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: alive and initialised; no kernel runs while the tests look.
         unsafe { std::slice::from_raw_parts(self.at, self.len) }
