@@ -86,6 +86,9 @@ pub fn extent(model: &Decoder) -> Extent {
 }
 
 impl Chosen {
+    pub fn name(&self) -> &str {
+        &self.gpu.name
+    }
     /// What carries tensors between the ranks' GPUs; none: MPI, through the hosts.
     ///
     /// Errors: `Failed`, on all ranks: NCCL was asked for, and is missing or fails.

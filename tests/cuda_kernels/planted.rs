@@ -324,16 +324,8 @@ pub const BY_HAND: &[Planted] = &[
     ),
     fault(DECODE, "two groups that have seen nothing", &[("higher == -INF ?", "higher == -INF && !M ?")]),
     // ---- attention/plain.cu
-    fault(
-        PLAIN,
-        "documents are not kept apart",
-        &[("if (j < start || j > s.at) continue;", "if ((!M && j < start) || j > s.at) continue;")],
-    ),
-    fault(
-        PLAIN,
-        "rows see what comes after them",
-        &[("if (j < start || j > s.at) continue;", "if (j < start || (!M && j > s.at)) continue;")],
-    ),
+    fault(PLAIN, "documents are not kept apart", &[("if (j < start) continue;", "if (!M && j < start) continue;")]),
+    fault(PLAIN, "rows see what comes after them", &[("if (j > s.at) continue;", "if (!M && j > s.at) continue;")]),
     fault(PLAIN, "the diagonal is left out", &[("j >= start && j <= s.at", "j >= start && j + M <= s.at")]),
     fault(
         PLAIN,

@@ -55,7 +55,8 @@ attention_plain_forward(real* y, float* lse, const real* qkv, const u32* starts,
         load8(k, keys + (i64)j * width, left, w && left > 0);
         load8(v, keys + (i64)j * width + K * D, left, w && left > 0);
         const float score = scale * dot(q, k, lanes);
-        if (j < start || j > s.at) continue;
+        if (j < start) continue;   // another document
+        if (j > s.at) continue;    // what comes after
         const float higher = score <= top ? top : score;   // a NaN stays
         const float shrink = __expf(top - higher), p = __expf(score - higher);
         top = higher;
