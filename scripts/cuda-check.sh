@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What can be proved of the CUDA kernels without a GPU: they compile for sm_80, sm_90a and sm_100a without spills and without a
-# stack (NVRTC, from its wheel), and they compute what their references do (tests/cuda_kernels, on the CPU).
+# stack (NVRTC, from its wheel), they compute what their references do (tests/cuda_kernels, on the CPU), and the whole program
+# trains with them on a stub driver (tests/cuda_device).
 # --table: the compiler's part alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,4 +16,4 @@ if ! compgen -G "$wheels/nvidia/*/lib/libnvrtc.so.*" >/dev/null; then
     fi
 fi
 [ -z "$wheels" ] || python3 scripts/kernel-table.py "$wheels"
-[ "${1:-}" = --table ] || cargo test --release --test cuda_kernels
+[ "${1:-}" = --table ] || cargo test --release --test cuda_kernels --test cuda_device

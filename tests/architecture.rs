@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Which module alone may name an outside library.
 const DOORS: &[(&str, &[&str])] = &[
     ("mpi::", &["comm"]),
+    ("cudarc::", &["device"]),
     ("hdf5::", &["metrics"]),
     ("rayon::", &["data", "commands"]),
     ("memmap2::", &["data", "checkpoint"]),

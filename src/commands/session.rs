@@ -118,12 +118,16 @@ impl Session {
         };
         let dev = launch.agree(dev)?;
         let network = gpu.as_ref().map(|gpu| gpu.network(run, launch)).transpose()?.flatten();
+        let stored = resumed.as_ref().map(|(_, progress)| progress.products.as_str());
+        dev.install(|| gpu::choose_products(launch, &dev, &model, stored));
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
 
+        let device = gpu.as_ref().map_or("cpu".into(), |gpu| gpu.name().to_string());
         let start = start_record(run, launch, &model, corpus_seconds, model_seconds);
         let continues = resumed.is_some().then_some(from);
-        let metrics = launch.agree(launch.leads().then(|| open_metrics(run, launch, &start, &first, continues)).transpose())?;
+        let metrics =
+            launch.agree(launch.leads().then(|| open_metrics(run, launch, &device, &start, &first, continues)).transpose())?;
         let o = &run.optim;
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
         let session =
@@ -160,6 +164,7 @@ impl Session {
             ranks: launch.size(),
             corpus: self.corpus.clone(),
             config: run.to_toml(),
+            products: gpu::products(&self.dev),
         };
         let save = checkpoint::Save {
             out: &run.train.out,
@@ -371,13 +376,20 @@ fn start_record(run: &Run, launch: &Launch, model: &Decoder, corpus: f64, filled
     }
 }
 
-fn open_metrics(run: &Run, launch: &Launch, start: &Start, evals: &[EvalSet], resumed: Option<u64>) -> Result<MetricsFile> {
+fn open_metrics(
+    run: &Run,
+    launch: &Launch,
+    device: &str,
+    start: &Start,
+    evals: &[EvalSet],
+    resumed: Option<u64>,
+) -> Result<MetricsFile> {
     let out: &Path = &run.train.out;
     std::fs::create_dir_all(out).map_err(|e| Error::Failed(format!("{}: cannot be made: {e}", out.display())))?;
     let rank = |(rank, p): (usize, &launch::Place)| metrics::Rank {
         rank: rank as u64,
         host: p.host.clone(),
-        device: "cpu".into(),
+        device: device.to_string(),
         cores: launch::cores::list(&p.cores),
         threads: p.threads as u64,
         pid: p.pid,
