@@ -45,6 +45,7 @@ pub struct Simulator {
     launch: Launch,
     signature: Signature,
     order: unsafe extern "C" fn(c_int),
+    conflicts: unsafe extern "C" fn() -> u32,
 }
 
 type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void) -> c_int;
@@ -90,6 +91,7 @@ impl Simulator {
                 launch: std::mem::transmute::<*mut c_void, Launch>(find(c"hostsim_launch")),
                 signature: std::mem::transmute::<*mut c_void, Signature>(find(c"hostsim_signature")),
                 order: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int)>(find(c"hostsim_order")),
+                conflicts: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> u32>(find(c"hostsim_conflicts")),
             }
         }
     }
@@ -128,6 +130,12 @@ impl Simulator {
             }
         }
         first
+    }
+
+    /// Bank conflicts of ldmatrix so far.
+    pub fn conflicts(&self) -> u32 {
+        // SAFETY: reads an integer.
+        unsafe { (self.conflicts)() }
     }
 
     /// Activations, rounded to what the kernels are compiled for.
