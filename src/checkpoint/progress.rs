@@ -29,6 +29,10 @@ pub struct Progress {
     pub corpus: String,
     /// The resolved configuration, as it can be given to `--config`.
     pub config: String,
+    /// Which algorithms a GPU's products use ([`crate::device::cuda::Cuda::choices`]), in hexadecimal: the same ones give the same
+    /// bits. Empty on a CPU.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub products: String,
 }
 
 /// The progress stored in the checkpoint `dir`.

@@ -197,17 +197,18 @@ impl Link {
         /// Measured by none: often enough for a person who waits, seldom enough for a core.
         const EVERY: Duration = Duration::from_millis(100);
         self.gpu.bind();
+        let mut before = "nothing".to_string();
         while !self.over.load(Ordering::Relaxed) {
             let mut code = SUCCESS;
             // SAFETY: the communicator lives as long as `self`; any thread may ask.
             let asked = unsafe { (self.api.async_error)(self.comm, &mut code) };
             let mut under_way = self.under_way.lock().expect("what is under way");
             while under_way.front().is_some_and(|(_, end, _)| end.has_come()) {
-                under_way.pop_front();
+                before = under_way.pop_front().map_or(before, |(what, ..)| what);
             }
             let (what, since) = under_way.front().map_or(("nothing", Duration::ZERO), |(what, _, began)| (what, began.elapsed()));
-            for code in [asked, code].into_iter().filter(|code| ![SUCCESS, IN_PROGRESS].contains(code)) {
-                fault::abort(&format!("NCCL: {} while {what} was under way", self.api.text(code)));
+            if let Some(code) = [asked, code].into_iter().find(|code| ![SUCCESS, IN_PROGRESS].contains(code)) {
+                fault::abort(&format!("NCCL: {}, {what} being under way after {before}", self.api.text(code)));
             }
             if since > patience {
                 fault::abort(&format!("NCCL: {what} has been under way for {} s; a rank hangs or is gone", since.as_secs()));

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::failed;
 use crate::launch::Launch;
 use crate::metrics::{memory, units};
-use crate::model::Decoder;
+use crate::model::{Decoder, Input};
 use crate::tensor::{Kind, Plan};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,6 +155,39 @@ impl Chosen {
     }
 }
 
+/// The same algorithms for products on all ranks: those of the run that is gone on with, or those that rank 0 finds fastest.
+pub fn choose_products(launch: &Launch, dev: &Device, model: &Decoder, stored: Option<&str>) {
+    let Device::Cuda(gpu) = dev else { return };
+    match stored.filter(|text| !text.is_empty()) {
+        Some(text) => gpu.choose(&from_hex(text)),
+        None => {
+            if launch.leads() {
+                let rows = model.shape().micro_batch * model.shape().seq;
+                let tokens: Vec<u32> = (0..rows).map(|i| (i % model.config().vocab) as u32).collect();
+                let input = Input { tokens: &tokens, targets: &tokens, starts: None, positions: None };
+                gpu.tune(|| {
+                    model.forward_backward(dev, &input, 1.0, &mut ());
+                });
+            }
+            gpu.choose(&launch.comm().broadcast(gpu.choices(), 0));
+        }
+    }
+}
+
+/// The algorithms that products use, for a checkpoint.
+pub fn products(dev: &Device) -> String {
+    match dev {
+        Device::Cuda(gpu) => gpu.choices().iter().map(|b| format!("{b:02x}")).collect(),
+        Device::Cpu(_) | Device::Reference(_) => String::new(),
+    }
+}
+
+/// What [`products`] wrote; ends where that does not go on.
+fn from_hex(text: &str) -> Vec<u8> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    text.as_bytes().chunks(2).map_while(byte).collect()
+}
+
 /// The largest number below `limit` that fits, where all smaller ones do; 0: none.
 fn largest_below(limit: usize, fits: impl Fn(usize) -> bool) -> usize {
     let (mut yes, mut no) = (0, limit);
@@ -167,7 +200,13 @@ fn largest_below(limit: usize, fits: impl Fn(usize) -> bool) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::largest_below;
+    use super::{from_hex, largest_below};
+
+    #[test]
+    fn bytes_survive_a_checkpoint() {
+        assert_eq!(from_hex("00ff10"), [0, 255, 16]);
+        assert_eq!(from_hex("0aZZ"), [10]);
+    }
 
     #[test]
     fn the_largest_that_fits_is_found() {

@@ -118,6 +118,8 @@ impl Session {
         };
         let dev = launch.agree(dev)?;
         let network = gpu.as_ref().map(|gpu| gpu.network(run, launch)).transpose()?.flatten();
+        let stored = resumed.as_ref().map(|(_, progress)| progress.products.as_str());
+        dev.install(|| gpu::choose_products(launch, &dev, &model, stored));
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
 
@@ -160,6 +162,7 @@ impl Session {
             ranks: launch.size(),
             corpus: self.corpus.clone(),
             config: run.to_toml(),
+            products: gpu::products(&self.dev),
         };
         let save = checkpoint::Save {
             out: &run.train.out,

@@ -28,7 +28,7 @@ pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize
             let ([z], []) = d.op([logits], []);
             let (n, losses, targets) = (logits.rows, d.scratch(4 * logits.rows), d.upload(targets));
             let sizes = [vocab as u64, cols as u64];
-            d.launch("cross_entropy", over(n), &[z, losses, targets, sizes[0], sizes[1], float(scale)]);
+            d.launch("cross_entropy", over(logits), &[z, losses, targets, sizes[0], sizes[1], float(scale)]);
             d.launch("sum_losses", Grid::new([1, 1, 1], [256, 1, 1]), &[d.loss(), losses, n as u64]);
             0.0
         }
@@ -50,7 +50,7 @@ pub fn cross_entropy_only(dev: &Device, logits: Tensor, targets: &[u32], vocab: 
         Device::Cuda(d) => {
             let ([], [z]) = d.op([], [logits]);
             let (n, losses, targets) = (logits.rows, d.scratch(4 * logits.rows), d.upload(targets));
-            d.launch("cross_entropy_only", over(n), &[losses, z, targets, vocab as u64, cols as u64]);
+            d.launch("cross_entropy_only", over(logits), &[losses, z, targets, vocab as u64, cols as u64]);
             d.launch("sum_losses", Grid::new([1, 1, 1], [256, 1, 1]), &[d.loss(), losses, n as u64]);
             0.0
         }
@@ -61,9 +61,9 @@ pub fn cross_entropy_only(dev: &Device, logits: Tensor, targets: &[u32], vocab: 
     }
 }
 
-/// A block for each row.
-fn over(rows: usize) -> Grid {
-    Grid::new([rows, 1, 1], [1024, 1, 1])
+/// A block for each row, eight columns a thread at least.
+fn over(logits: Tensor) -> Grid {
+    Grid::new([logits.rows, 1, 1], [logits.cols.div_ceil(8).next_multiple_of(32).min(1024), 1, 1])
 }
 
 fn check(logits: Tensor, targets: &[u32], vocab: usize) {

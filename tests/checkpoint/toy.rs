@@ -117,6 +117,7 @@ pub fn progress(step: u64, ranks: usize) -> Progress {
         ranks,
         corpus: "c0ffee".into(),
         config: "[optim]\nlr = 1e-3\n".into(),
+        products: String::new(),
     }
 }
 

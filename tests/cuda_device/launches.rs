@@ -24,8 +24,9 @@ fn the_launches_of_a_step_are_those_of_the_file() {
     }
 }
 
-/// From the first embedding on: what fills the memory before is data.
+/// From the last embedding on: what comes before fills the memory and times products.
 fn tidy(log: &str) -> String {
-    let from = log.lines().position(|line| line.contains("embedding_forward")).expect("a step");
-    log.lines().skip(from).map(|line| format!("{line}\n")).collect()
+    let lines: Vec<&str> = log.lines().collect();
+    let from = lines.iter().rposition(|line| line.contains("embedding_forward")).expect("a step");
+    lines[from..].iter().map(|line| format!("{line}\n")).collect()
 }

@@ -150,7 +150,7 @@ impl Cuda {
         let copies = (precision == Precision::Bf16).then(|| take(2 * weights)).transpose()?;
         let (arena, scratch, loss) = (take(arena)?, take(scratch(plan.len(), extent))?, take(8)?);
         let products = Products::new(gpu, take(PRODUCTS)?)?;
-        let uploads = Uploads::new(gpu, extent.rows, |bytes| take(bytes))?;
+        let uploads = Uploads::new(gpu, extent.rows, take)?;
         // SAFETY: our own memory, all of it.
         unsafe { lanes.compute.fill(loss.at, 0, 8) };
         Ok(Cuda {
@@ -238,6 +238,24 @@ impl Cuda {
     /// Multiplies behind all earlier ops.
     pub fn multiply(&self, product: &Product) {
         self.products.multiply(product, self.lanes.for_op());
+    }
+
+    /// Runs a pass over made-up numbers, in which the products that no earlier run has chosen algorithms for time what there is.
+    /// What the pass leaves in memory is nothing.
+    pub fn tune(&self, pass: impl FnOnce()) {
+        self.products.recall();
+        self.products.tune(true);
+        pass();
+        self.products.tune(false);
+        self.products.keep();
+        self.take_loss();
+    }
+    /// Which algorithms products use, as bytes for [`Cuda::choose`].
+    pub fn choices(&self) -> Vec<u8> {
+        self.products.choices()
+    }
+    pub fn choose(&self, choices: &[u8]) {
+        self.products.choose(choices);
     }
 
     /// Numbers for a kernel; they stay until some more have been uploaded.

@@ -7,8 +7,10 @@
 //! ```
 //! The first product of a shape asks the library's heuristic, and its description and algorithm are kept. While [`Products::tune`]
 //! is on, what the heuristic offers is timed instead. The choices can be taken out and put in as bytes, so that all ranks, and
-//! a run that goes on from a checkpoint, use the same algorithms and get the same bits.
+//! a run that goes on from a checkpoint, use the same algorithms and get the same bits. They are kept for the next run in
+//! `$XDG_CACHE_HOME/llm-train/products-HASH`; the hash is that of the GPU's name and the library's version.
 use super::driver::{Gpu, Memory, Stream};
+use super::kernels::{cache, hash, read, write};
 use super::library::Needed;
 use crate::error::Result;
 use crate::failed;
@@ -18,6 +20,7 @@ use cudarc::cublaslt::sys::{
 };
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::path::PathBuf;
 use std::ptr::{from_ref, null_mut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -99,6 +102,25 @@ impl Products {
     /// From now on, or no longer, the first product of a shape times what it is offered.
     pub fn tune(&self, on: bool) {
         self.tuning.store(on, Ordering::Relaxed);
+    }
+
+    /// Where choices for this GPU are kept between runs.
+    fn file(&self) -> Option<PathBuf> {
+        // SAFETY: the library is there.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        Some(cache()?.join(format!("products-{:016x}", hash(format!("{} {version}", self.gpu.name).as_bytes()))))
+    }
+    /// Uses what an earlier run has kept.
+    pub fn recall(&self) {
+        if let Some(kept) = self.file().and_then(|file| read(&file)) {
+            self.choose(&kept);
+        }
+    }
+    /// Keeps the choices for later runs.
+    pub fn keep(&self) {
+        if let Some(file) = self.file() {
+            write(&file, &self.choices());
+        }
     }
 
     /// The choices so far, as bytes.
