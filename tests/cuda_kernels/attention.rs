@@ -191,16 +191,17 @@ fn plain() {
             let (sequences, seq, q, kv, size, _) = shape;
             let (qkvs, dys, marks) = (sim.real(&case.qkv), sim.real(&case.dy), Buffer::of(&case.starts));
             let marks: Option<&Buffer> = case.documents.then_some(&marks);
-            let (rows, count) = (seq.div_ceil(8), case.n * q);
+            let (lanes, count) = (size.div_ceil(8).next_power_of_two(), case.n * q);
+            let blocks = (seq * lanes).div_ceil(128);
             let got = sim.in_every_order(|| {
                 let (y, dqkv) = (sim.room(count * size), sim.room(case.qkv.len()));
                 let (lse, delta) = (Buffer::fresh(4 * count), Buffer::fresh(4 * count));
-                let arguments = arguments![&y, &lse, &qkvs, marks, seq, q, kv, size];
-                sim.launch("attention_plain_forward", [rows, q, sequences], 256, 0, arguments);
-                let arguments = arguments![&dqkv, &delta, &dys, &y, &qkvs, &lse, marks, seq, q, kv, size];
-                sim.launch("attention_plain_dq", [rows, q, sequences], 256, 0, arguments);
-                let arguments = arguments![&dqkv, &dys, &qkvs, &lse, &delta, marks, seq, q, kv, size];
-                sim.launch("attention_plain_dkv", [rows, kv, sequences], 256, 0, arguments);
+                let arguments = arguments![&y, &lse, &qkvs, marks, seq, q, kv, size, lanes];
+                sim.launch("attention_plain_forward", [blocks, q, sequences], 128, 0, arguments);
+                let arguments = arguments![&dqkv, &delta, &dys, &y, &qkvs, &lse, marks, seq, q, kv, size, lanes];
+                sim.launch("attention_plain_dq", [blocks, q, sequences], 128, 0, arguments);
+                let arguments = arguments![&dqkv, &dys, &qkvs, &lse, &delta, marks, seq, q, kv, size, lanes];
+                sim.launch("attention_plain_dkv", [blocks, kv, sequences], 128, 0, arguments);
                 vec![y, lse, dqkv]
             });
             case.check(sim, &got);

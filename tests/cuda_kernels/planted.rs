@@ -328,15 +328,20 @@ pub const BY_HAND: &[Planted] = &[
     fault(
         PLAIN,
         "documents are not kept apart",
-        &[("for (int j = starts ? starts[row] : 0;", "for (int j = starts && !M ? starts[row] : 0;")],
+        &[("if (j < start || j > s.at) continue;", "if ((!M && j < start) || j > s.at) continue;")],
     ),
-    fault(PLAIN, "the diagonal is left out", &[("j <= i; j++", "j + M <= i; j++")]),
+    fault(
+        PLAIN,
+        "rows see what comes after them",
+        &[("if (j < start || j > s.at) continue;", "if (j < start || (!M && j > s.at)) continue;")],
+    ),
+    fault(PLAIN, "the diagonal is left out", &[("j >= start && j <= s.at", "j >= start && j + M <= s.at")]),
     fault(
         PLAIN,
         "keys see other documents",
-        &[("if (starts && (int)starts[row] > j) break;", "if (starts && !M && (int)starts[row] > j) break;")],
+        &[("if (s.at < start || s.at > i) continue;", "if ((!M && s.at < start) || s.at > i) continue;")],
     ),
     fault(PLAIN, "the output does not follow the maximum", &[("out[c] * shrink", "out[c] * (M ? 1.f : shrink)")]),
     fault(PLAIN, "the last query head is left out", &[("head < (kv + 1) * (H / K)", "head < (kv + 1) * (H / K) - M")]),
-    fault(PLAIN, "a row past the end is taken", &[("if (j >= T) return;", "if (j >= T + M) return;")]),
+    fault(PLAIN, "delta is left out", &[("(dp - delta[row * H + head])", "(dp - (M ? 0.f : delta[row * H + head]))")]),
 ];

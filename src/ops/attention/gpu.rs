@@ -8,8 +8,12 @@ use crate::tensor::Tensor;
 /// Rows of a tile on tensor cores, and threads of its block.
 const TILE: usize = 64;
 const THREADS: usize = 128;
-/// Rows of a block that goes row by row, a warp each.
-const ROWS: usize = 8;
+/// Threads of a block that goes row by row; `lanes` of them take a row.
+const ROW_THREADS: usize = 128;
+
+fn lanes(h: Heads) -> usize {
+    h.size.div_ceil(8).next_power_of_two().min(32)
+}
 
 /// The kernels on tensor cores: forward, delta, dq, dkv.
 fn tiled(d: &Cuda, h: Heads) -> Option<[&'static str; 4]> {
@@ -35,8 +39,8 @@ pub fn forward(d: &Cuda, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: 
             d.launch(forward, grid, &[y_at, lse_at, qkv_at, starts, seq, q, kv]);
         }
         None => {
-            let grid = over(qkv, h, ROWS, h.q, 32 * ROWS, 0);
-            d.launch("attention_plain_forward", grid, &[y_at, lse_at, qkv_at, starts, seq, q, kv, size]);
+            let grid = over(qkv, h, ROW_THREADS / lanes(h), h.q, ROW_THREADS, 0);
+            d.launch("attention_plain_forward", grid, &[y_at, lse_at, qkv_at, starts, seq, q, kv, size, lanes(h) as u64]);
         }
     }
 }
@@ -55,10 +59,10 @@ pub fn backward(d: &Cuda, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, qkv:
             d.launch(to_dkv, over(qkv, h, TILE, h.kv, THREADS, tiles + lse_and_delta), &[&[dqkv_at], &rest[..]].concat());
         }
         None => {
-            let grid = |heads| over(qkv, h, ROWS, heads, 32 * ROWS, 0);
-            let arguments = [dqkv_at, delta, dy, y, qkv_at, lse, starts, seq, q, kv, size];
+            let grid = |heads| over(qkv, h, ROW_THREADS / lanes(h), heads, ROW_THREADS, 0);
+            let arguments = [dqkv_at, delta, dy, y, qkv_at, lse, starts, seq, q, kv, size, lanes(h) as u64];
             d.launch("attention_plain_dq", grid(h.q), &arguments);
-            let arguments = [dqkv_at, dy, qkv_at, lse, delta, starts, seq, q, kv, size];
+            let arguments = [dqkv_at, dy, qkv_at, lse, delta, starts, seq, q, kv, size, lanes(h) as u64];
             d.launch("attention_plain_dkv", grid(h.kv), &arguments);
         }
     }

@@ -5,121 +5,126 @@
 //   dq_i = Σ_j ds_ij k_j       dk_j = Σ_i ds_ij q_i       dv_j = Σ_i p_ij dy_i
 //
 // Rows of qkv and dqkv (B T, (H + 2K) D) are (q_1…q_H | k_1…k_K | v_1…v_K); y and dy (B T, H D); lse and delta (B T, H) are
-// float, all else is real. Query head h reads key/value head h K / H. starts (B T), or null for 0. A warp takes a row of a
-// head, a lane the columns l, l + 32, …; D is at most 256. Every sum has one order.
+// float, all else is real. Query head h reads key/value head h K / H. starts (B T), or null for 0. A group of `lanes` lanes
+// (⌈D/8⌉ rounded up to a power of two, at most 32; D is at most 256) takes a row of a head, eight columns a lane; the rows of
+// a block pass over the other rows together, and each counts those that it sees. Every sum has one order.
 
-#define COLUMNS 8   // of a lane
+#define ROW_THREADS 128   // of a block
 
-// This lane's columns of a row of D.
-__device__ __forceinline__ void load_lane(float (&x)[COLUMNS], const real* p, int D) {
-#pragma unroll
-    for (int k = 0; k < COLUMNS; k++) {
-        const int i = (threadIdx.x & 31) + 32 * k;
-        x[k] = i < D ? to_float(p[i]) : 0.f;
-    }
+// A lane's place: row `at` of its sequence, and columns `col` to `col + 8` of a head. Behind the end it computes the last row
+// again, and writes nothing: no thread leaves, since whole warps meet in sums.
+struct Seat {
+    int at, col, first, last;   // first, last: the rows of its block
+    bool inside;                // whether there is such a row
+};
+
+__device__ __forceinline__ Seat seat(int T, int lanes) {
+    const int rows = ROW_THREADS / lanes, first = blockIdx.x * rows, at = first + threadIdx.x / lanes;
+    return {min(at, T - 1), 8 * (int)(threadIdx.x % lanes), first, min(first + rows, T) - 1, at < T};
 }
 
-__device__ __forceinline__ void store_lane(real* p, const float (&x)[COLUMNS], int D) {
-#pragma unroll
-    for (int k = 0; k < COLUMNS; k++) {
-        const int i = (threadIdx.x & 31) + 32 * k;
-        if (i < D) put(p + i, x[k]);
-    }
-}
-
-// a · b, in every lane.
-__device__ __forceinline__ float dot(const float (&a)[COLUMNS], const float (&b)[COLUMNS]) {
+// a · b over the group.
+__device__ __forceinline__ float dot(const float (&a)[8], const float (&b)[8], int lanes) {
     float sum = 0.f;
 #pragma unroll
-    for (int k = 0; k < COLUMNS; k++) sum = fmaf(a[k], b[k], sum);
-    return warp_sum(sum);
+    for (int k = 0; k < 8; k++) sum = fmaf(a[k], b[k], sum);
+    return lanes_sum(sum, lanes);
 }
 
 // x += by · a
-__device__ __forceinline__ void add_lane(float (&x)[COLUMNS], float by, const float (&a)[COLUMNS]) {
+__device__ __forceinline__ void add_to(float (&x)[8], float by, const float (&a)[8]) {
 #pragma unroll
-    for (int k = 0; k < COLUMNS; k++) x[k] = fmaf(by, a[k], x[k]);
+    for (int k = 0; k < 8; k++) x[k] = fmaf(by, a[k], x[k]);
 }
 
 // y and lse, with a running maximum.
-//   grid (⌈T/8⌉, H, B), block 256, shared 0
-extern "C" __global__ void __launch_bounds__(256)
-attention_plain_forward(real* y, float* lse, const real* qkv, const u32* starts, int T, int H, int K, int D) {
-    const int i = 8 * blockIdx.x + (threadIdx.x >> 5), head = blockIdx.y, kv = head / (H / K), width = (H + 2 * K) * D;
-    if (i >= T) return;
-    const i64 base = (i64)blockIdx.z * T, row = base + i;
-    float q[COLUMNS], out[COLUMNS] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}, top = -INF, total = 0.f;
-    load_lane(q, qkv + row * width + head * D, D);
+//   grid (⌈T lanes / 128⌉, H, B), block 128, shared 0
+extern "C" __global__ void __launch_bounds__(128)
+attention_plain_forward(real* y, float* lse, const real* qkv, const u32* starts, int T, int H, int K, int D, int lanes) {
+    const Seat s = seat(T, lanes);
+    const int head = blockIdx.y, width = (H + 2 * K) * D, left = D - s.col;
+    const i64 base = (i64)blockIdx.z * T, row = base + s.at;
+    const real* keys = qkv + base * width + (H + head / (H / K)) * D + s.col;
+    const bool w = whole(D, y, qkv);
+    float q[8], out[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}, top = -INF, total = 0.f;
+    load8(q, qkv + row * width + head * D + s.col, left, w && left > 0);
     const float scale = 1.f / sqrtf((float)D);
-    for (int j = starts ? starts[row] : 0; j <= i; j++) {
-        const real* key = qkv + (base + j) * width + (H + kv) * D;
-        float k[COLUMNS], v[COLUMNS];
-        load_lane(k, key, D);
-        load_lane(v, key + K * D, D);
-        const float s = scale * dot(q, k), higher = s > top ? s : top == top ? top : s;
-        const float shrink = __expf(top - higher), p = __expf(s - higher);
+    const int start = starts ? starts[row] : 0;
+    for (int j = starts ? starts[base + s.first] : 0; j <= s.last; j++) {
+        float k[8], v[8];
+        load8(k, keys + (i64)j * width, left, w && left > 0);
+        load8(v, keys + (i64)j * width + K * D, left, w && left > 0);
+        const float score = scale * dot(q, k, lanes);
+        if (j < start || j > s.at) continue;
+        const float higher = score <= top ? top : score;   // a NaN stays
+        const float shrink = __expf(top - higher), p = __expf(score - higher);
         top = higher;
         total = total * shrink + p;
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) out[c] = fmaf(p, v[c], out[c] * shrink);
+        for (int c = 0; c < 8; c++) out[c] = fmaf(p, v[c], out[c] * shrink);
     }
 #pragma unroll
-    for (int c = 0; c < COLUMNS; c++) out[c] /= total;
-    store_lane(y + row * H * D + head * D, out, D);
-    if ((threadIdx.x & 31) == 0) lse[row * H + head] = top + logf(total);
+    for (int c = 0; c < 8; c++) out[c] /= total;
+    if (s.inside && left > 0) store8(y + row * H * D + head * D + s.col, out, left, w);
+    if (s.inside && s.col == 0) lse[row * H + head] = top + logf(total);
 }
 
 // dq, and delta for the keys' gradients.
-//   grid (⌈T/8⌉, H, B), block 256, shared 0
-extern "C" __global__ void __launch_bounds__(256)
+//   grid (⌈T lanes / 128⌉, H, B), block 128, shared 0
+extern "C" __global__ void __launch_bounds__(128)
 attention_plain_dq(real* dqkv, float* delta, const real* dy, const real* y, const real* qkv, const float* lse, const u32* starts,
-                   int T, int H, int K, int D) {
-    const int i = 8 * blockIdx.x + (threadIdx.x >> 5), head = blockIdx.y, kv = head / (H / K), width = (H + 2 * K) * D;
-    if (i >= T) return;
-    const i64 base = (i64)blockIdx.z * T, row = base + i;
-    float q[COLUMNS], d[COLUMNS], out[COLUMNS], dq[COLUMNS] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
-    load_lane(q, qkv + row * width + head * D, D);
-    load_lane(d, dy + row * H * D + head * D, D);
-    load_lane(out, y + row * H * D + head * D, D);
-    const float scale = 1.f / sqrtf((float)D), along = dot(d, out), log_total = lse[row * H + head];
-    for (int j = starts ? starts[row] : 0; j <= i; j++) {
-        const real* key = qkv + (base + j) * width + (H + kv) * D;
-        float k[COLUMNS], v[COLUMNS];
-        load_lane(k, key, D);
-        load_lane(v, key + K * D, D);
-        const float p = __expf(scale * dot(q, k) - log_total);
-        add_lane(dq, p * (dot(d, v) - along) * scale, k);
+                   int T, int H, int K, int D, int lanes) {
+    const Seat s = seat(T, lanes);
+    const int head = blockIdx.y, width = (H + 2 * K) * D, left = D - s.col;
+    const i64 base = (i64)blockIdx.z * T, row = base + s.at, place = row * H * D + head * D + s.col;
+    const real* keys = qkv + base * width + (H + head / (H / K)) * D + s.col;
+    const bool w = whole(D, dqkv, dy, y, qkv), v16 = w && left > 0;
+    float q[8], d[8], out[8], dq[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
+    load8(q, qkv + row * width + head * D + s.col, left, v16);
+    load8(d, dy + place, left, v16);
+    load8(out, y + place, left, v16);
+    const float scale = 1.f / sqrtf((float)D), along = dot(d, out, lanes), log_total = lse[row * H + head];
+    const int start = starts ? starts[row] : 0;
+    for (int j = starts ? starts[base + s.first] : 0; j <= s.last; j++) {
+        float k[8], v[8];
+        load8(k, keys + (i64)j * width, left, v16);
+        load8(v, keys + (i64)j * width + K * D, left, v16);
+        const float score = scale * dot(q, k, lanes), dp = dot(d, v, lanes);
+        if (j >= start && j <= s.at) add_to(dq, __expf(score - log_total) * (dp - along) * scale, k);
     }
-    store_lane(dqkv + row * width + head * D, dq, D);
-    if ((threadIdx.x & 31) == 0) delta[row * H + head] = along;
+    if (s.inside && left > 0) store8(dqkv + row * width + head * D + s.col, dq, left, w);
+    if (s.inside && s.col == 0) delta[row * H + head] = along;
 }
 
 // dk and dv of each key, over the queries that see it, head after head.
-// Room for two blocks, or the compiler aims at registers for more and spills.
-//   grid (⌈T/8⌉, K, B), block 256, shared 0
-extern "C" __global__ void __launch_bounds__(256, 2)
+//   grid (⌈T lanes / 128⌉, K, B), block 128, shared 0
+extern "C" __global__ void __launch_bounds__(128)
 attention_plain_dkv(real* dqkv, const real* dy, const real* qkv, const float* lse, const float* delta, const u32* starts, int T,
-                    int H, int K, int D) {
-    const int j = 8 * blockIdx.x + (threadIdx.x >> 5), kv = blockIdx.y, width = (H + 2 * K) * D;
-    if (j >= T) return;
-    const i64 base = (i64)blockIdx.z * T, key = (base + j) * width + (H + kv) * D;
-    float k[COLUMNS], v[COLUMNS];
-    float dk[COLUMNS] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}, dv[COLUMNS] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
-    load_lane(k, qkv + key, D);
-    load_lane(v, qkv + key + K * D, D);
+                    int H, int K, int D, int lanes) {
+    const Seat s = seat(T, lanes);
+    const int kv = blockIdx.y, width = (H + 2 * K) * D, left = D - s.col;
+    const i64 base = (i64)blockIdx.z * T, key = (base + s.at) * width + (H + kv) * D + s.col;
+    const bool w = whole(D, dqkv, dy, qkv), v16 = w && left > 0;
+    float k[8], v[8];
+    float dk[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}, dv[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
+    load8(k, qkv + key, left, v16);
+    load8(v, qkv + key + K * D, left, v16);
     const float scale = 1.f / sqrtf((float)D);
     for (int head = kv * (H / K); head < (kv + 1) * (H / K); head++) {
-        for (int i = j; i < T; i++) {
+        for (int i = s.first; i < T; i++) {
             const i64 row = base + i;
-            if (starts && (int)starts[row] > j) break;   // a later document, and so are all that follow
-            float q[COLUMNS], d[COLUMNS];
-            load_lane(q, qkv + row * width + head * D, D);
-            load_lane(d, dy + row * H * D + head * D, D);
-            const float p = __expf(scale * dot(q, k) - lse[row * H + head]);
-            add_lane(dv, p, d);
-            add_lane(dk, p * (dot(d, v) - delta[row * H + head]) * scale, q);
+            const int start = starts ? starts[row] : 0;
+            if (start > s.last) break;   // a later document, and so are all that follow
+            float q[8], d[8];
+            load8(q, qkv + row * width + head * D + s.col, left, v16);
+            load8(d, dy + row * H * D + head * D + s.col, left, v16);
+            const float score = scale * dot(q, k, lanes), dp = dot(d, v, lanes);
+            if (s.at < start || s.at > i) continue;
+            const float p = __expf(score - lse[row * H + head]);
+            add_to(dv, p, d);
+            add_to(dk, p * (dp - delta[row * H + head]) * scale, q);
         }
     }
-    store_lane(dqkv + key, dk, D);
-    store_lane(dqkv + key + K * D, dv, D);
+    if (s.inside && left > 0) store8(dqkv + key, dk, left, w);
+    if (s.inside && left > 0) store8(dqkv + key + K * D, dv, left, w);
 }

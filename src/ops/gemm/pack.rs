@@ -228,8 +228,12 @@ fn panels<T: Number>(mut to: Panels, units: Range<usize>, x: &[T], ld: usize, al
         };
         turn(width, units.len(), read, |r, u, square| {
             for (i, row) in square.iter().enumerate().take(units.len() - u) {
-                let n = SIDE.min(width - r);
-                to.line(panel, units.start + u + i)[r..][..n].copy_from_slice(&row[..n]);
+                let to = to.line(panel, units.start + u + i);
+                // a vector, where the panel is as wide
+                match <&mut [u32; SIDE]>::try_from(&mut to[..]) {
+                    Ok(to) => *to = *row,
+                    Err(_) => to[r..].iter_mut().zip(row).for_each(|(to, x)| *to = *x),
+                }
             }
         });
     }
@@ -238,6 +242,10 @@ fn panels<T: Number>(mut to: Panels, units: Range<usize>, x: &[T], ld: usize, al
 /// Units of one row: numbers that are neighbours in k.
 #[inline(always)]
 fn line<T: Number>(to: &mut [u32], x: &[T], pair: usize) {
+    if let (1, Ok(to), Ok(x)) = (pair, <&mut [u32; SIDE]>::try_from(&mut to[..]), <&[T; SIDE]>::try_from(x)) {
+        *to = x.map(T::whole);
+        return;
+    }
     let whole = x.len() / pair;
     if pair == 1 {
         to.iter_mut().zip(x).for_each(|(to, x)| *to = x.whole());
