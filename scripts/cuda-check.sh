@@ -6,14 +6,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-wheels=${XDG_CACHE_HOME:-$HOME/.cache}/llm-train/wheels
-if ! compgen -G "$wheels/nvidia/*/lib/libnvrtc.so.*" >/dev/null; then
-    if ! python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$wheels" nvidia-cuda-nvrtc; then
-        echo "cuda-check: pip could not install nvidia-cuda-nvrtc into $wheels; without it no kernel is compiled for a GPU" >&2
-        [ -z "${CI:-}" ] || exit 1
-        echo "cuda-check: not in CI, so the compiler's part is left out" >&2
-        wheels=
-    fi
+if scripts/cuda-wheels.sh >/dev/null; then
+    python3 scripts/kernel-table.py "${XDG_CACHE_HOME:-$HOME/.cache}/llm-train/wheels"
+else
+    echo "cuda-check: pip could not install nvidia-cuda-nvrtc; without it no kernel is compiled for a GPU" >&2
+    [ -z "${CI:-}" ] || exit 1
+    echo "cuda-check: not in CI (\$CI is empty), so the compiler's part is left out" >&2
 fi
-[ -z "$wheels" ] || python3 scripts/kernel-table.py "$wheels"
 [ "${1:-}" = --table ] || cargo test --release --test cuda_kernels --test cuda_device

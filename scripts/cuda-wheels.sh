@@ -4,6 +4,6 @@ set -euo pipefail
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/llm-train/wheels
 found() { compgen -G "$wheels/nvidia/*/lib/libnvrtc.so.*" | head -n 1; }
 if [ -z "$(found)" ]; then
-    python3 -m pip install --quiet --no-deps --target "$wheels" nvidia-cuda-nvrtc >&2
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$wheels" nvidia-cuda-nvrtc >&2
 fi
 dirname "$(found)"

@@ -17,6 +17,13 @@ OPS = Path(__file__).resolve().parent.parent / "src" / "ops"
 SHARED = [OPS / "prelude.cu", OPS / "attention" / "tiles.cu"]
 # Kernels whose work is a few numbers or a gather of 4-byte sums: no access of 16 bytes to be had.
 NARROW = {"sum_losses", "sum_partials", "clip", "column_reduce", "sample"}
+OPTIONS = ["--std=c++17", "--ptxas-options=-v", "--ptxas-options=-warn-spills"]
+# Indexes by what only the data know: the array cannot lie in registers.
+PLANTED = """extern "C" __global__ void planted(int* x) {
+    int kept[64];
+    for (int i = 0; i < 64; i++) kept[x[i] & 63] = i;
+    x[threadIdx.x] = kept[x[threadIdx.x] & 63];
+}"""
 
 
 class Nvrtc:
@@ -100,10 +107,13 @@ def main():
     print(f"NVRTC {nvrtc.version()}")
     print(f"{'':8} {'kernel':22} {'registers':>9} {'shared':>7} {'stack':>6} {'spills':>7} {'16 B':>5}  launch")
     wrong, kernels = [], 0
+    _, log = nvrtc.compile(PLANTED, "planted.cu", OPTIONS + [f"--gpu-architecture={ARCHITECTURES[0]}"])
+    if not resources(log)["planted"]["stack"]:
+        wrong.append("a kernel with a stack, planted to see this check fail, is reported to have none")
     for arch in ARCHITECTURES:
         for file in files:
             source = file.read_text()
-            options = [f"--gpu-architecture={arch}", "--std=c++17", "--ptxas-options=-v", "--ptxas-options=-warn-spills"]
+            options = OPTIONS + [f"--gpu-architecture={arch}"]
             ptx, log = nvrtc.compile(shared + source, str(file.relative_to(OPS)), options)
             wrong += [f"{arch} {line}" for line in log.splitlines() if "warning" in line]
             wide, said = wide_accesses(ptx), launches(source)

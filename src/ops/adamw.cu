@@ -29,8 +29,8 @@ __device__ __forceinline__ float rounded_at_random(float x, u32 bits) {
     return __uint_as_float((u + bits) & 0xffff0000u);
 }
 
-// `first` is the place of element 0 in the whole model, from which the random bits follow, however it is sharded. Where
-// *skip is not 0 nothing happens. copy may be null; stochastic: 0 rounds the copy to nearest even.
+// `first` is the place of element 0 in the whole model, from which the random bits follow, however it is sharded; it is even,
+// since two neighbours share a draw. Where *skip is not 0 nothing happens. copy may be null; stochastic: 0 rounds the copy to nearest even.
 //   grid ⌈n / 2048⌉, block 256, shared 0
 extern "C" __global__ void __launch_bounds__(256)
 adamw(float* w, float* m, float* v, bf16* copy, const float* g, const Step* step, const float* scale, const u32* skip,

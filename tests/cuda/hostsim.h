@@ -4,21 +4,23 @@
 // the operand layouts of the PTX ISA, mma.m16n8k16 (bf16), ldmatrix.x4 and cp.async with its groups.
 //
 // What it shows:
-//   * a missing barrier: a warp runs on until all its lanes must wait, in several orders of warps, and shared memory is
-//     filled with 0xff (NaN as bf16, float and double) before each block;
+//   * a missing barrier: a warp runs on until all its lanes must wait, in several orders of warps and of blocks, and shared
+//     memory is filled with 0xff (NaN as bf16, float and double) before each block;
 //   * a missing cp.async wait or commit: the destination becomes NaN when a copy is started, and the data arrive in the wait
 //     that covers it, never before;
 //   * lanes of a warp that meet in different instructions, or not at all; a deadlock;
 //   * an address that is not a multiple of the access's size (kernels.sh);
 //   * wrong addresses: ldmatrix and cp.async check theirs; dynamic shared memory ends at a page that cannot be touched; the
-//     rest is AddressSanitizer's, under which all of this also runs.
-// What it cannot show: time, bank conflicts, registers, the order of memory below the level of barriers (fibers see every
+//     rest is AddressSanitizer's, under which all of this also runs;
+//   * bank conflicts of ldmatrix, which are counted.
+// What it cannot show: time, other bank conflicts, registers, the order of memory below the level of barriers (fibers see every
 // write at once), and how a tensor core rounds within a product.
 #pragma once
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <cstdarg>
@@ -28,6 +30,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -115,6 +118,7 @@ struct Block {
 static Block block;
 static Thread* current = nullptr;
 static int order = 0;
+static unsigned conflicts = 0;   // turns that ldmatrix takes beyond one a matrix
 
 // Saves this stack's registers and goes on where the other one was left. fresh_stack: one as if it had been left at the entry
 // of `main`.
@@ -223,7 +227,13 @@ __attribute__((optimize("O3"))) inline void compute_mma(Place* places) {
 __attribute__((optimize("O3"))) inline void compute_ldmatrix(Place* places, bool transposed) {
     for (int j = 0; j < 4; j++) {
         uint16_t m[8][8];
-        for (int row = 0; row < 8; row++) memcpy(m[row], places[8 * j + row].row, 16);
+        unsigned turns = 0, uses[8] = {};   // of the eight groups of four banks, 16 bytes wide
+        for (int row = 0; row < 8; row++) {
+            const void* p = places[8 * j + row].row;
+            memcpy(m[row], p, 16);
+            turns = std::max(turns, ++uses[(uintptr_t)p / 16 % 8]);
+        }
+        conflicts += turns - 1;
         for (int lane = 0; lane < 32; lane++) {
             const int g = lane / 4, t = lane % 4 * 2;
             const uint32_t lower = transposed ? m[t][g] : m[g][t], upper = transposed ? m[t + 1][g] : m[g][t + 1];
@@ -421,11 +431,14 @@ inline bool launch(dim3 grid, dim3 size, size_t shared, const std::function<void
         block.stack_count = block.threads;
     }
     if (block.dynamic_bytes != shared) resize_dynamic(shared);
-    dim3& i = block.index;
-    for (i.z = 0; i.z < grid.z; i.z++)
-        for (i.y = 0; i.y < grid.y; i.y++)
-            for (i.x = 0; i.x < grid.x; i.x++)
-                if (!run_block()) return false;
+    // Order 0: blocks rising. 1: falling. From 2: by a stride that meets each once.
+    const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
+    uint64_t stride = order == 0 ? 1 : order == 1 ? blocks - 1 : blocks / 2 + order;
+    while (std::gcd(stride, blocks) > 1) stride++;
+    for (uint64_t i = 0, at = order == 1 ? blocks - 1 : 0; i < blocks; i++, at = (at + stride) % blocks) {
+        block.index = {unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / grid.x / grid.y)};
+        if (!run_block()) return false;
+    }
     return true;
 }
 
@@ -506,6 +519,9 @@ EXPORT int hostsim_signature(const char* name, hostsim::Parameter* out, int room
 }
 
 EXPORT void hostsim_order(int order) { hostsim::order = order; }
+
+// Of all launches so far.
+EXPORT unsigned hostsim_conflicts() { return hostsim::conflicts; }
 
 EXPORT void hostsim_report_faults() {
     struct sigaction action = {};

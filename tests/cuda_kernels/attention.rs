@@ -168,6 +168,7 @@ fn attention() {
         });
         case.check(&sim, &got);
     }
+    assert_eq!(sim.conflicts(), 0, "bank conflicts of ldmatrix");
 }
 
 #[test]

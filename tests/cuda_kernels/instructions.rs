@@ -1,9 +1,11 @@
 //! The emulated instructions, and that the simulator sees what it is there to see.
 use crate::arguments;
+use crate::gpu;
 use crate::numbers::{assert_within, random};
-use crate::simulator::{Buffer, Real, Simulator};
+use crate::simulator::{Buffer, Real, Simulator, ops};
 use half::bf16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 fn short(values: &[f32]) -> Vec<bf16> {
     values.iter().map(|v| bf16::from_f32(*v)).collect()
@@ -39,6 +41,9 @@ fn matrices_are_loaded_as_the_isa_says() {
 
 #[test]
 fn copies_arrive_when_they_are_waited_for() {
+    if gpu::chosen() {
+        return; // no GPU says so
+    }
     let sim = Simulator::new(Real::Bf16);
     let rows = short(&random("rows", 256));
     let copy = |mistake: i32| {
@@ -54,6 +59,9 @@ fn copies_arrive_when_they_are_waited_for() {
 
 #[test]
 fn threads_that_do_not_meet_are_reported() {
+    if gpu::chosen() {
+        return; // they would wait for ever
+    }
     let sim = Simulator::new(Real::Bf16);
     let run = |mistake: i32| {
         let out = Buffer::fresh(256);
@@ -65,4 +73,28 @@ fn threads_that_do_not_meet_are_reported() {
     }
     let refused = catch_unwind(AssertUnwindSafe(|| sim.launch("probe_meetings", 1, 96, 0, arguments![&Buffer::fresh(384), 0])));
     assert!(refused.is_err(), "more threads than the launch bound");
+}
+
+/// A kernel that no test launches would prove nothing. Those of attention are named by their width.
+#[test]
+fn every_kernel_is_launched_by_a_test() {
+    let read = |folder: &Path, end: &str| -> String {
+        let files = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path());
+        let files = files.filter(|f| f.extension().is_some_and(|e| e == end) && !f.ends_with("planted.rs"));
+        files.map(|f| std::fs::read_to_string(f).unwrap()).collect()
+    };
+    let kernels = read(&ops(), "cu") + &read(&ops().join("attention"), "cu");
+    let tests = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_kernels"), "rs");
+    let mut count = 0;
+    for kernel in kernels.split("extern \"C\" __global__ void").skip(1) {
+        let kernel = kernel.trim_start();
+        let kernel = kernel.strip_prefix("__launch_bounds__").map_or(kernel, |k| k.split_once(')').unwrap().1);
+        let name = kernel.trim_start().split('(').next().unwrap();
+        let width = name.replace("_64", "_{size}").replace("_128", "_{size}");
+        let kinds = ["gelu", "relu", "swiglu"].map(|kind| width.replace(kind, "{name}"));
+        let named = |name: &str| tests.contains(&format!("\"{name}\""));
+        assert!(named(name) || named(&width) || kinds.iter().any(|k| named(k)), "no test launches {name}");
+        count += 1;
+    }
+    assert!(count >= 38, "{count} kernels found");
 }

@@ -5,6 +5,7 @@
 //! one file an op       shapes even and ragged, activations of bf16 and of float, all orders bit-identical
 //! instructions         the emulated tensor-core instructions against the formulas of the PTX ISA, written down once more
 //! sanitizer            all of that again under AddressSanitizer
+//! gpu                  the same tests where there is a GPU; here, on a stub driver
 //! mutants              faults planted in the kernels, one at a time: each must be caught
 //! ```
 mod activation;
@@ -12,6 +13,7 @@ mod adamw;
 mod attention;
 mod elementwise;
 mod embedding;
+mod gpu;
 mod instructions;
 mod loss;
 mod mutants;

@@ -7,6 +7,7 @@
 //! ```
 //! All are compiled at once: `M` of a planted text becomes `(hostsim::mutant == 17)`, and a child process runs the tests of
 //! the file with HOSTSIM_MUTANT=17. With 0 the same tests pass.
+use crate::gpu;
 use crate::planted::{BY_HAND, Planted};
 use crate::sanitizer;
 use crate::simulator::{MUTANT, Real, Simulator, mutated, ops, sanitized};
@@ -156,7 +157,7 @@ fn run(number: usize, tests: &str, under_sanitizer: bool) -> (bool, String) {
 
 #[test]
 fn every_planted_fault_is_caught() {
-    if mutated() || sanitized() {
+    if mutated() || sanitized() || gpu::chosen() {
         return;
     }
     let mutants = plant();

@@ -202,6 +202,7 @@ pub const BY_HAND: &[Planted] = &[
             "(M ? (k + (lane & 15)) * D + n + (lane >> 4) * 8 : place<D>(k + (lane & 15), n + (lane >> 4) * 8))",
         )],
     ),
+    fault(TILES, "rows fall into the same banks", &[("^ (row & 7)", "^ (M ? 0 : row & 7)")]),
     fault(TILES, "a row past the end is copied", &[("inside = first + r < T;", "inside = first + r < T + M;")]),
     fault(TILES, "a row past the end is written", &[("if (row < T) *(u32*)p", "if (row < T + M) *(u32*)p")]),
     fault(TILES, "a lower row past the end is written", &[("if (row + 8 < T)", "if (row + 8 < T + M)")]),

@@ -1,5 +1,6 @@
 //! Every test of the kernels again, in a child process, with AddressSanitizer in the kernels and in memory: reads a few bytes
 //! past the end of a tensor or of shared memory, which no page stops.
+use crate::gpu;
 use crate::simulator::{SANITIZED, mutated, sanitized};
 use std::process::Command;
 
@@ -21,10 +22,10 @@ pub fn command() -> Command {
 
 #[test]
 fn all_under_the_sanitizer() {
-    if mutated() || sanitized() {
+    if mutated() || sanitized() || gpu::chosen() {
         return;
     }
-    let run = command().args(["--skip", "mutants", "--skip", "sanitizer", "--test-threads=2"]).output().unwrap();
+    let run = command().args(["--skip", "mutants", "--skip", "sanitizer", "--skip", "gpu", "--test-threads=2"]).output().unwrap();
     let (said, errors) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     assert!(run.status.success(), "{said}\n{errors}");
     assert!(said.contains("test norm::norm ... ok"), "{said}");

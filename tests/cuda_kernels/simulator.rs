@@ -1,4 +1,6 @@
-//! Builds the kernels for the CPU, and launches them: [`Simulator`]; memory that kernels are given: [`Buffer`].
+//! Builds the kernels for the CPU, and launches them: [`Simulator`]; memory that kernels are given: [`Buffer`]. With a GPU
+//! the same two speak to it instead (`gpu.rs`).
+use crate::gpu;
 use half::bf16;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -33,18 +35,31 @@ pub fn sanitized() -> bool {
 
 /// Runs `test` on the kernels for bf16 and on those for float.
 pub fn each_real(test: impl Fn(&Simulator)) {
-    test(&Simulator::new(Real::Bf16));
-    if !mutated() {
-        test(&Simulator::new(Real::Float));
+    let only = std::env::var(gpu::ONLY).unwrap_or(if mutated() { "bf16".into() } else { "both".into() });
+    for (real, name) in [(Real::Bf16, "bf16"), (Real::Float, "float")] {
+        if [name, "both"].contains(&only.as_str()) {
+            test(&Simulator::new(real));
+        }
     }
 }
 
 /// One library of kernels with memory and schedule of its own.
 pub struct Simulator {
     pub real: Real,
+    on: On,
+}
+
+enum On {
+    Cpu(Library),
+    Gpu(gpu::Module),
+}
+
+/// The library of kernels that hostsim.h runs.
+struct Library {
     launch: Launch,
     signature: Signature,
     order: unsafe extern "C" fn(c_int),
+    conflicts: unsafe extern "C" fn() -> u32,
 }
 
 type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void) -> c_int;
@@ -59,6 +74,69 @@ struct Parameter {
 
 impl Simulator {
     pub fn new(real: Real) -> Simulator {
+        Simulator { real, on: if gpu::chosen() { On::Gpu(gpu::Module::new(real)) } else { On::Cpu(Library::new(real)) } }
+    }
+
+    /// Runs a kernel to its end. Panics where it fails.
+    pub fn launch(&self, kernel: &str, grid: impl Into<Dim>, block: impl Into<Dim>, shared: usize, arguments: &[Argument]) {
+        let (grid, block) = (grid.into().0, block.into().0);
+        match &self.on {
+            On::Cpu(library) => library.launch(kernel, grid, block, shared, arguments),
+            On::Gpu(module) => module.launch(kernel, grid, block, shared, arguments),
+        }
+    }
+
+    /// Runs `f` in every order of threads, on a GPU as often; what it returns must be the same, to the last bit.
+    pub fn in_every_order(&self, f: impl Fn() -> Vec<Buffer>) -> Vec<Buffer> {
+        let mut all = (0..ORDERS).map(|order| {
+            if let On::Cpu(library) = &self.on {
+                // SAFETY: sets an integer.
+                unsafe { (library.order)(order) };
+            }
+            f()
+        });
+        let first = all.next().unwrap();
+        for (order, other) in all.enumerate() {
+            for (i, (a, b)) in first.iter().zip(&other).enumerate() {
+                assert!(a.bytes() == b.bytes(), "output {i} depends on the order of threads: {} is not 0", order + 1);
+            }
+        }
+        first
+    }
+
+    /// Bank conflicts of ldmatrix so far.
+    pub fn conflicts(&self) -> u32 {
+        match &self.on {
+            // SAFETY: reads an integer.
+            On::Cpu(library) => unsafe { (library.conflicts)() },
+            On::Gpu(_) => 0,
+        }
+    }
+
+    /// Activations, rounded to what the kernels are compiled for.
+    pub fn real(&self, values: &[f32]) -> Buffer {
+        match self.real {
+            Real::Bf16 => Buffer::of(&values.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>()),
+            Real::Float => Buffer::of(values),
+        }
+    }
+    /// Room for activations, holding NaN.
+    pub fn room(&self, len: usize) -> Buffer {
+        Buffer::fresh(len * if self.real == Real::Bf16 { 2 } else { 4 })
+    }
+    pub fn floats(&self, b: &Buffer) -> Vec<f32> {
+        match self.real {
+            Real::Bf16 => b.to_vec::<bf16>().into_iter().map(bf16::to_f32).collect(),
+            Real::Float => b.to_vec(),
+        }
+    }
+    pub fn rounded(&self, values: &[f32]) -> Vec<f32> {
+        values.iter().map(|v| if self.real == Real::Bf16 { bf16::from_f32(*v).to_f32() } else { *v }).collect()
+    }
+}
+
+impl Library {
+    fn new(real: Real) -> Library {
         let mut flags = if real == Real::Float { vec!["-DREAL=float"] } else { vec![] };
         if sanitized() {
             flags.extend([
@@ -85,17 +163,17 @@ impl Simulator {
                 // which has a report of its own
                 std::mem::transmute::<*mut c_void, unsafe extern "C" fn()>(find(c"hostsim_report_faults"))();
             }
-            Simulator {
-                real,
+            Library {
                 launch: std::mem::transmute::<*mut c_void, Launch>(find(c"hostsim_launch")),
                 signature: std::mem::transmute::<*mut c_void, Signature>(find(c"hostsim_signature")),
                 order: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int)>(find(c"hostsim_order")),
+                conflicts: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> u32>(find(c"hostsim_conflicts")),
             }
         }
     }
 
-    /// Runs a kernel to its end. Panics where the simulator reports a fault, or the arguments are not the kernel's.
-    pub fn launch(&self, kernel: &str, grid: impl Into<Dim>, block: impl Into<Dim>, shared: usize, arguments: &[Argument]) {
+    /// Panics where the simulator reports a fault, or the arguments are not the kernel's.
+    fn launch(&self, kernel: &str, grid: [u32; 3], block: [u32; 3], shared: usize, arguments: &[Argument]) {
         let name = CString::new(kernel).unwrap();
         let mut parameters = [Parameter::default(); 24];
         // SAFETY: at most 24 parameters are written.
@@ -108,47 +186,9 @@ impl Simulator {
             assert_eq!(matches!(argument, Argument::Pointer(_)), parameter.kind != b'v', "{kernel}: kind of argument {i}");
         }
         let mut places: Vec<*mut c_void> = words.iter_mut().map(|w| w.as_mut_ptr().cast()).collect();
-        let (grid, block) = (grid.into().0, block.into().0);
         // SAFETY: the arguments have the kernel's types (above); what it touches beyond its buffers is what is tested.
         let done = unsafe { (self.launch)(name.as_ptr(), grid.as_ptr(), block.as_ptr(), shared, places.as_mut_ptr()) };
         assert_eq!(done, 0, "{kernel} failed with grid {grid:?}, block {block:?}");
-    }
-
-    /// Runs `f` in every order of threads; what it returns must be the same, to the last bit.
-    pub fn in_every_order(&self, f: impl Fn() -> Vec<Buffer>) -> Vec<Buffer> {
-        let mut all = (0..ORDERS).map(|order| {
-            // SAFETY: sets an integer.
-            unsafe { (self.order)(order) };
-            f()
-        });
-        let first = all.next().unwrap();
-        for (order, other) in all.enumerate() {
-            for (i, (a, b)) in first.iter().zip(&other).enumerate() {
-                assert!(a.bytes() == b.bytes(), "output {i} depends on the order of threads: {} is not 0", order + 1);
-            }
-        }
-        first
-    }
-
-    /// Activations, rounded to what the kernels are compiled for.
-    pub fn real(&self, values: &[f32]) -> Buffer {
-        match self.real {
-            Real::Bf16 => Buffer::of(&values.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>()),
-            Real::Float => Buffer::of(values),
-        }
-    }
-    /// Room for activations, holding NaN.
-    pub fn room(&self, len: usize) -> Buffer {
-        Buffer::fresh(len * if self.real == Real::Bf16 { 2 } else { 4 })
-    }
-    pub fn floats(&self, b: &Buffer) -> Vec<f32> {
-        match self.real {
-            Real::Bf16 => b.to_vec::<bf16>().into_iter().map(bf16::to_f32).collect(),
-            Real::Float => b.to_vec(),
-        }
-    }
-    pub fn rounded(&self, values: &[f32]) -> Vec<f32> {
-        values.iter().map(|v| if self.real == Real::Bf16 { bf16::from_f32(*v).to_f32() } else { *v }).collect()
     }
 }
 
@@ -179,7 +219,7 @@ pub enum Argument {
 pub const NULL: Argument = Argument::Pointer(std::ptr::null_mut());
 
 impl Argument {
-    fn bytes(&self) -> [u8; 8] {
+    pub fn bytes(&self) -> [u8; 8] {
         match self {
             Argument::Pointer(p) => (*p as u64).to_ne_bytes(),
             Argument::Word(x) => u64::from(*x).to_ne_bytes(),
@@ -247,6 +287,13 @@ const FRESH: u8 = 0xff;
 
 impl Buffer {
     pub fn fresh(len: usize) -> Buffer {
+        if gpu::chosen() {
+            let body = (len + 2 * PAGE).next_multiple_of(PAGE);
+            let map = gpu::allocate(body);
+            // SAFETY: within what was allocated.
+            unsafe { map.write_bytes(FRESH, body) };
+            return Buffer { at: map.wrapping_add(PAGE), len, map, body };
+        }
         let room = len.next_multiple_of(16);
         let body = room.next_multiple_of(PAGE).max(PAGE);
         // SAFETY: a fresh mapping, whose last page is closed; `at` lies within it.
@@ -304,8 +351,12 @@ impl Drop for Buffer {
         let whole = unsafe { std::slice::from_raw_parts(self.map, self.body) };
         let start = self.at as usize - self.map as usize;
         let intact = whole[..start].iter().chain(&whole[start + self.len..]).all(|b| *b == FRESH);
-        // SAFETY: mapped by `fresh`, not used after.
-        unsafe { libc::munmap(self.map.cast(), self.body + PAGE) };
+        if gpu::chosen() {
+            gpu::free(self.map);
+        } else {
+            // SAFETY: mapped by `fresh`, not used after.
+            unsafe { libc::munmap(self.map.cast(), self.body + PAGE) };
+        }
         assert!(intact || std::thread::panicking(), "a kernel wrote outside its memory");
     }
 }
