@@ -262,7 +262,7 @@ fn what_makes_no_sense_together_is_refused() {
         (&["--no-synthetic-data", "--data", "a:-1"], "a weight above 0 for a, found -1"),
         (&["--no-synthetic-data", "--data", "a:nan"], "a weight above 0 for a, found NaN"),
         (&["--no-synthetic-data", "--data", "a:1", "b"], "for every corpus or for none, found none for b"),
-        (&["--device", "gpu"], "auto|cpu|cuda"),
+        (&["--device", "gpu"], "auto, cpu, cuda"),
         (&["--init", "pretrained"], "has no weights"),
         (&["--model", "nanoo"], "did you mean nano?"),
         (&["--micro-batch", "2000000000", "--model", "llama3-8b"], "fits some machine"),
