@@ -105,6 +105,11 @@ impl Evaluator {
         (0..self.batches).flat_map(passes)
     }
 
+    /// How many forward passes it takes this rank.
+    pub fn passes(&self) -> u64 {
+        self.batches * self.share.micro_steps() as u64
+    }
+
     /// This rank's sums with the weights as they are.
     pub fn run(&self, dev: &Device, model: &Decoder, on: &mut impl Schedule) -> Result<Sums> {
         let mut sums = Sums::default();

@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
 use crate::error::Result;
 use crate::failed;
-use crate::launch::Launch;
+use crate::launch::{Launch, Seat};
 use crate::metrics::{memory, units};
 use crate::model::{Decoder, Input};
 use crate::tensor::{Kind, Plan};
@@ -24,8 +24,8 @@ use std::time::Duration;
 pub struct Chosen {
     gpu: Arc<Gpu>,
     kernels: Vec<u8>,
-    /// No two ranks share a GPU, which NCCL would refuse.
-    alone: bool,
+    /// Every rank's, by where it sits.
+    pub seats: Vec<Seat>,
     /// What is said of it before the first step.
     pub words: String,
 }
@@ -57,25 +57,9 @@ fn with_kernels(run: &Run, launch: &Launch, gpu: Arc<Gpu>) -> Result<Chosen> {
     launch.same_everywhere("the architecture of the GPU", &gpu.architecture())?;
     let kernels = if launch.leads() { cuda::binary(&gpu, run.system.precision) } else { Ok(vec![]) };
     let kernels = launch.comm().broadcast(launch.agree(kernels)?, 0);
-    let shared = shared(launch, &gpu);
-    shared.iter().filter(|_| launch.leads()).for_each(|line| log::warn!("{line}"));
+    let seats = launch.seats(&gpu.bus);
     let words = format!("GPU {} ({}), {} of memory", gpu.name, gpu.architecture(), units::bytes(gpu.memory as u64));
-    Ok(Chosen { gpu, kernels, words, alone: shared.is_empty() })
-}
-
-/// What is said where two ranks of a node work on one GPU.
-fn shared(launch: &Launch, gpu: &Gpu) -> Vec<String> {
-    let all = launch.comm().gather(gpu.bus.as_bytes());
-    let node = |rank: usize| launch.ranks[rank].node;
-    let same = |a: usize, b: usize| node(a) == node(b) && all[a] == all[b];
-    let first = |rank: &usize| (0..*rank).all(|other| !same(*rank, other));
-    let sharing = |rank: usize| (0..all.len()).filter(|other| same(rank, *other)).map(|r| r.to_string()).collect::<Vec<_>>();
-    let groups = (0..all.len()).filter(first).map(|rank| (rank, sharing(rank))).filter(|(_, ranks)| ranks.len() > 1);
-    let line = |(rank, ranks): (usize, Vec<String>)| {
-        let (bus, host) = (String::from_utf8_lossy(&all[rank]), &launch.ranks[rank].host);
-        format!("ranks {} share the GPU {bus} of {host}: start as many ranks a node as it has GPUs", ranks.join(", "))
-    };
-    groups.map(line).collect()
+    Ok(Chosen { gpu, kernels, words, seats })
 }
 
 /// What a model asks of a GPU beside its plan.
@@ -93,7 +77,9 @@ impl Chosen {
     ///
     /// Errors: `Failed`, on all ranks: NCCL was asked for, and is missing or fails.
     pub fn network(&self, run: &Run, launch: &Launch) -> Result<Option<Network>> {
-        if launch.size() == 1 || run.system.comm == Carrier::Mpi || (run.system.comm == Carrier::Auto && !self.alone) {
+        // Two ranks on one GPU are refused by NCCL.
+        let together = !launch.alone(&self.seats);
+        if launch.size() == 1 || run.system.comm == Carrier::Mpi || (run.system.comm == Carrier::Auto && together) {
             return Ok(None);
         }
         let patience = Duration::from_secs(run.system.patience);

@@ -110,7 +110,8 @@ impl Session {
                 gpu.words.clone()
             }
         };
-        introduce(run, launch, &console, &data, &model, &rows, &products, from, steps);
+        let seats = gpu.as_ref().map_or(&[][..], |gpu| &gpu.seats);
+        introduce(run, launch, &console, &data, &model, seats, &rows, &products, from, steps);
 
         let dev = match &gpu {
             None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision),
@@ -334,6 +335,7 @@ fn introduce(
     console: &Console,
     data: &Data,
     model: &Decoder,
+    seats: &[launch::Seat],
     rows: &[(&'static str, u64)],
     products: &str,
     from: u64,
@@ -344,9 +346,9 @@ fn introduce(
     }
     console.say(&format!("llm-train {VERSION}\n\n# configuration\n{}", run.describe()));
     run.model.notes.iter().for_each(|note| console.say(&format!("note: {note}")));
-    console.say(&launch.table());
+    console.say(&launch.table(seats));
     console.say(products);
-    launch.warnings().iter().for_each(|warning| log::warn!("{warning}"));
+    launch.warnings(seats).iter().for_each(|warning| log::warn!("{warning}"));
     data.describe().iter().for_each(|line| console.say(&format!("corpus {line}")));
     console.say(&format!("\n{}\n{}", plan::parameter_table(model), metrics::memory::table(rows, None)));
     let going_on = if from > 0 { format!(", going on after step {from}") } else { String::new() };

@@ -6,7 +6,7 @@ use crate::config::Run;
 use crate::data::{Batch, Loader};
 use crate::error::Result;
 use crate::failed;
-use crate::launch::{self, Launch, signals, slurm};
+use crate::launch::{self, Launch, deadline, signals};
 use crate::metrics::StepRecord;
 use crate::model::Input;
 use crate::optim::clip_factor;
@@ -24,6 +24,9 @@ pub enum End {
 
 pub fn run(run: &mut Run, launch: &Launch) -> Result<End> {
     launch.agree(signals::listen(launch.leads()))?;
+    if launch.leads() {
+        deadline::ask();
+    }
     let (session, mut output) = Session::open(run, launch)?;
     // The loop is itself a task of the device's threads, so that each op finds them at hand.
     let (end, checkpoint) = session.dev.install(|| steps(run, launch, &session, &mut output))?;
@@ -40,7 +43,8 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
     let mut parallel = Parallel::new(&s.dev, comm, s.model.groups(), s.stage);
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
-    let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), Duration::ZERO);
+    let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), None);
+    let mut step_time = Duration::ZERO;
     if s.from >= s.steps {
         output.console.say(&format!("nothing left to do: step {} of {} is done", s.from, s.steps));
     }
@@ -53,7 +57,15 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
             let mut on = parallel.listen(micro == 0, micro + 1 == micro_steps);
             loss += s.model.forward_backward(&s.dev, &input(batch), (1.0 / targets) as f32, &mut on);
         }
-        let settled = parallel.settle(loss, must_stop(run, launch, began.elapsed() + eval_time + save_time));
+        let last = step + 1 == s.steps;
+        let due = |every: Option<u64>| every.is_some_and(|n| (step + 1).is_multiple_of(n));
+        // To go on takes what is due now, another step, and a checkpoint. An evaluation that was never timed: each of its
+        // passes as long as one of training.
+        step_time = step_time.max(began.elapsed());
+        let evaluation = eval_time.unwrap_or_else(|| step_time * passes(s) / micro_steps as u32);
+        let due_now = [(due(run.eval.every), evaluation), (due(run.checkpoint.every), save_time)];
+        let due_now: Duration = due_now.iter().filter(|(due, _)| *due).map(|(_, time)| *time).sum();
+        let settled = parallel.settle(loss, must_stop(run, launch, due_now + step_time + save_time));
         refuse_what_is_not_finite(&settled, launch, output, step + 1)?;
         let updating = Instant::now();
         s.optim.step(&s.dev, s.schedule.lr(step), step + 1, clip_factor(settled.norm, run.optim.clip));
@@ -61,18 +73,18 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         parallel.publish();
 
         let clock = parallel.take_clock();
-        let row = record(s, output, step, &settled, began.elapsed(), waited, updated, &clock);
+        step_time = began.elapsed();
+        let row = record(s, output, step, &settled, step_time, waited, updated, &clock);
         launch::check(output.step(&row));
         if step == s.from {
             launch::check(output.first_step(launch.elapsed()));
         }
-        let (last, stop) = (step + 1 == s.steps, settled.word > 0.0);
-        let due = |every: Option<u64>| every.is_some_and(|n| (step + 1).is_multiple_of(n));
+        let stop = settled.word > 0.0;
         if last || (due(run.eval.every) && !stop) {
             let evaluating = Instant::now();
             parallel.finish();
             evaluate(launch, s, output, step + 1);
-            eval_time = evaluating.elapsed();
+            eval_time = Some(evaluating.elapsed());
         }
         if due(run.checkpoint.every) || (last && run.checkpoint.at_end) || stop {
             let saving = Instant::now();
@@ -109,13 +121,15 @@ fn input(batch: &Batch) -> Input<'_> {
     }
 }
 
-/// 1 when this rank was asked to stop, or when another step, an evaluation and a checkpoint would not fit the time that is left.
+/// 1 when this rank was asked to stop, or when what is still needed might not fit the time that is left.
 fn must_stop(run: &Run, launch: &Launch, needed: Duration) -> f64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    let by_limit = run.train.max_time.map(|limit| limit as f64 - launch.elapsed());
-    let by_slurm = slurm::end_time().map(|end| end as f64 - now);
-    let left = [by_limit, by_slurm].into_iter().flatten().fold(f64::INFINITY, f64::min);
+    let left = deadline::left(run.train.max_time, launch.elapsed());
     f64::from(signals::asked() || left < MARGIN * needed.as_secs_f64())
+}
+
+/// Forward passes of an evaluation on this rank.
+fn passes(s: &Session) -> u32 {
+    s.evals.iter().map(|corpus| corpus.passes()).sum::<u64>().try_into().unwrap_or(u32::MAX)
 }
 
 /// A guess at the time of a checkpoint before one has been written: the most bytes that a rank writes, at 1 GB/s. Weights

@@ -24,19 +24,6 @@ pub fn open() -> usize {
     super::slurm::cpus_on_node().unwrap_or(usize::MAX).min(parent)
 }
 
-/// The machine's NUMA domains: the cores of each. None where the system does not tell.
-pub fn domains() -> Vec<Vec<usize>> {
-    domains_in(std::path::Path::new("/sys/devices/system/node"))
-}
-
-fn domains_in(folder: &std::path::Path) -> Vec<Vec<usize>> {
-    let nodes = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let lists = nodes.filter_map(|node| std::fs::read_to_string(node.path().join("cpulist")).ok());
-    let mut all: Vec<_> = lists.map(|list| parse(list.trim())).filter(|cores| !cores.is_empty()).collect();
-    all.sort();
-    all
-}
-
 /// The processor as it calls itself, with family and model, which tell apart what shares a name: `AMD EPYC, family 25,
 /// model 1`.
 pub fn processor() -> String {
@@ -96,19 +83,6 @@ mod tests {
         }
         assert_eq!(list(&[0, 1, 2, 8]), "0-2,8");
         assert_eq!(parse("x,3"), vec![3]);
-    }
-
-    #[test]
-    fn domains_are_read_from_the_system() {
-        let folder = std::env::temp_dir().join(format!("domains-{}", std::process::id()));
-        for (node, list) in [("node1", "4-7\n"), ("node0", "0-3\n"), ("memory-only", "\n")] {
-            std::fs::create_dir_all(folder.join(node)).unwrap();
-            std::fs::write(folder.join(node).join("cpulist"), list).unwrap();
-        }
-        std::fs::write(folder.join("online"), "0-1").unwrap();
-        assert_eq!(domains_in(&folder), [vec![0, 1, 2, 3], vec![4, 5, 6, 7]]);
-        std::fs::remove_dir_all(&folder).unwrap();
-        assert!(domains_in(&folder).is_empty());
     }
 
     #[test]

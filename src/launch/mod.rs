@@ -7,16 +7,20 @@
 //! ```
 //! A process with no launcher is a world of one. Other ends (panic, a rank killed, a hang) are in [`crate::comm::fault`].
 pub mod cores;
+pub mod deadline;
 pub mod logging;
+pub mod machine;
 pub mod signals;
 pub mod slurm;
 mod table;
 
 pub use crate::comm::fault::{at_step, patience, phase};
 pub use cores::usable_cores;
+pub use table::Seat;
 
 use crate::comm::{self, Collective, Mpi, Solo, fault};
 use crate::error::{Error, Result};
+use machine::{Domain, Machine, Nic};
 use std::time::Instant;
 
 /// The job as one rank sees it.
@@ -36,6 +40,8 @@ pub struct Launch {
     pub init_seconds: f64,
     /// Every rank, in order.
     pub ranks: Vec<Place>,
+    /// The NUMA nodes of this machine.
+    domains: Vec<Domain>,
     started: Instant,
 }
 
@@ -47,6 +53,10 @@ pub struct Place {
     pub node: usize,
     /// Cores in its affinity mask.
     pub cores: Vec<usize>,
+    /// The NUMA nodes that they lie in; none where the system does not tell.
+    pub near: Vec<usize>,
+    /// The network cards of its host.
+    pub nics: Vec<Nic>,
     /// How many of them a limit of its control group leaves it and the other ranks of its node.
     pub room: usize,
     /// Cores that the launcher itself may use there.
@@ -85,10 +95,14 @@ impl Launch {
                 (Box::new(Solo), 0)
             }
         };
+        let (machine, cores) = (Machine::here(), cores::affinity());
+        let domains = machine.domains();
         let mine = Place {
             host: slurm::node().unwrap_or_else(|| host.clone()),
             node,
-            cores: cores::affinity(),
+            near: touched(&domains, &cores),
+            nics: machine.nics(),
+            cores,
             room: cores::room(),
             open: cores::open(),
             threads: threads.unwrap_or(0),
@@ -108,6 +122,7 @@ impl Launch {
             library,
             init_seconds,
             ranks,
+            domains,
             comm,
             started: began,
         }
@@ -187,13 +202,28 @@ impl Launch {
         }
     }
 
-    /// The binding table, in one screen however many ranks there are.
-    pub fn table(&self) -> String {
-        table::text(&self.ranks)
+    /// The binding table, in one screen however many ranks there are. `seats`: the GPU of each rank, or none at all.
+    pub fn table(&self, seats: &[Seat]) -> String {
+        table::text(&self.ranks, seats)
     }
     /// What is wrong with the binding, each with the option that mends it.
-    pub fn warnings(&self) -> Vec<String> {
-        table::warnings(&self.ranks, &cores::domains())
+    pub fn warnings(&self, seats: &[Seat]) -> Vec<String> {
+        table::warnings(&self.ranks, &self.domains, seats)
+    }
+    /// Every rank's GPU, of which each gives its own bus id.
+    pub fn seats(&self, bus: &str) -> Vec<Seat> {
+        let numa = Machine::here().numa_of(bus).map_or(String::new(), |node| node.to_string());
+        let all = self.comm.gather(format!("{bus}\t{numa}").as_bytes());
+        let read = |line: &Vec<u8>| {
+            let text = String::from_utf8_lossy(line);
+            let (bus, numa) = text.split_once('\t').unwrap_or((&text, ""));
+            Seat { bus: bus.to_owned(), numa: numa.parse().ok() }
+        };
+        all.iter().map(read).collect()
+    }
+    /// Whether each rank has a GPU of its own.
+    pub fn alone(&self, seats: &[Seat]) -> bool {
+        table::sharing(&self.ranks, seats).is_empty()
     }
 
     /// Leaves with all others through one barrier. Nothing may be left to write.
@@ -225,6 +255,11 @@ fn share(mut ranks: Vec<Place>, cpus_per_task: Option<usize>) -> Vec<Place> {
     ranks
 }
 
+/// The numbers of those NUMA nodes that some of these cores lie in.
+fn touched(domains: &[Domain], cores: &[usize]) -> Vec<usize> {
+    domains.iter().filter(|domain| cores.iter().any(|core| domain.cores.contains(core))).map(|domain| domain.number).collect()
+}
+
 /// Not a job: MPI itself is not as it should be. One rank says so, all leave.
 fn refuse(rank: usize, what: &str) -> ! {
     if rank == 0 {
@@ -236,17 +271,25 @@ fn refuse(rank: usize, what: &str) -> ! {
 
 impl Place {
     fn write(&self) -> String {
-        let Place { host, node, cores, room, open, threads, pid } = self;
-        format!("{host}\t{}\t{node}\t{room}\t{open}\t{threads}\t{pid}", cores::list(cores))
+        let Place { host, node, cores, near, nics, room, open, threads, pid } = self;
+        let (cores, near) = (cores::list(cores), cores::list(near));
+        let nic = |nic: &Nic| format!("{}@{}", nic.name, nic.numa.map_or(String::new(), |node| node.to_string()));
+        let nics = nics.iter().map(nic).collect::<Vec<_>>().join(" ");
+        format!("{host}\t{cores}\t{near}\t{nics}\t{node}\t{room}\t{open}\t{threads}\t{pid}")
     }
     fn read(line: &[u8]) -> Place {
         let text = String::from_utf8_lossy(line);
         let mut fields = text.split('\t');
         let mut next = || fields.next().unwrap_or_default();
-        let (host, cores) = (next().to_owned(), cores::parse(next()));
+        let (host, cores, near) = (next().to_owned(), cores::parse(next()), cores::parse(next()));
+        let nic = |word: &str| {
+            let (name, node) = word.rsplit_once('@')?;
+            Some(Nic { name: name.to_owned(), numa: node.parse().ok() })
+        };
+        let nics = next().split_whitespace().filter_map(nic).collect();
         let mut number = || next().parse::<usize>().unwrap_or(0);
         let (node, room, open, threads) = (number(), number(), number(), number());
-        Place { host, node, cores, room, open, threads, pid: number() as u64 }
+        Place { host, node, cores, near, nics, room, open, threads, pid: number() as u64 }
     }
 }
 
@@ -259,13 +302,14 @@ mod tests {
     use super::*;
 
     pub fn place(host: &str, node: usize, cores: std::ops::Range<usize>, threads: usize) -> Place {
-        let room = 128;
-        Place { host: host.into(), node, cores: cores.collect(), room, open: 8, threads, pid: 1 }
+        let (host, cores, room, open) = (host.into(), cores.collect(), 128, 8);
+        Place { host, node, cores, near: vec![], nics: vec![], room, open, threads, pid: 1 }
     }
 
     #[test]
     fn a_place_survives_the_journey() {
-        let one = place("node1", 3, 4..8, 2);
+        let nics = [("mlx5_0", Some(3)), ("eth@0", None)].map(|(name, numa)| Nic { name: name.into(), numa });
+        let one = Place { near: vec![1, 2], nics: nics.into(), ..place("node1", 3, 4..8, 2) };
         assert_eq!(Place::read(one.write().as_bytes()), one);
     }
 

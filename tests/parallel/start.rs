@@ -12,8 +12,8 @@ pub fn rank() {
     assert_eq!(launch.threads, launch.ranks[launch.rank()].threads);
     let slowest = launch.comm().exchange(&[after]).concat().into_iter().fold(0.0, f64::max);
     if launch.leads() {
-        let warnings = launch.warnings();
-        println!("{}warnings {warnings:?}\nMPI_Init {:.3} s, then {slowest:.4} s", launch.table(), launch.init_seconds);
+        let warnings = launch.warnings(&[]);
+        println!("{}warnings {warnings:?}\nMPI_Init {:.3} s, then {slowest:.4} s", launch.table(&[]), launch.init_seconds);
     }
     launch.leave(0)
 }

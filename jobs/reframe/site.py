@@ -1,0 +1,19 @@
+# A site configuration to begin with: one Slurm partition, tried with the two virtual nodes of scripts/slurm-here.sh.
+site_configuration = {
+    'systems': [
+        {
+            'name': 'here',
+            'hostnames': ['.*'],
+            'partitions': [
+                {
+                    'name': 'cpu',
+                    'scheduler': 'squeue',  # 'slurm' where there is accounting
+                    'launcher': 'srun',
+                    'environs': ['builtin'],
+                    'access': [],  # such as ['--account=…', '--partition=…', '--qos=…']
+                },
+            ],
+        },
+    ],
+    'environments': [{'name': 'builtin'}],
+}

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# A private Slurm of two virtual nodes, n1 and n2, on this machine, for as long as a command runs:
+#
+#   scripts/slurm-here.sh srun -N2 -n4 --mpi=pmix hostname
+#   scripts/slurm-here.sh bash                                 to look around
+#
+# Real slurmctld, two slurmd, munge; all of it in a folder of its own under TMPDIR, on free ports, with a key of its own:
+# nothing of a Slurm that the machine may have is touched. At the end, however it comes, the daemons are stopped, jobs
+# with them, and the folder is removed. Needs root, and Debian's slurm-wlm and munge (scripts/setup.sh with TESTS=1).
+#   CPUS=4   cores of each virtual node: all are the machine's own, so that they may be more than it has
+set -euo pipefail
+
+[ $# -gt 0 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ "$(id -u)" -eq 0 ] || { echo "slurm-here: expected to be root, which slurmd needs" >&2; exit 2; }
+PATH=$PATH:/usr/sbin:/sbin
+for program in slurmctld slurmd munged sbatch; do
+    command -v $program >/dev/null || { echo "slurm-here: $program is missing: apt-get install slurm-wlm munge" >&2; exit 2; }
+done
+
+here=$(mktemp -d "${TMPDIR:-/tmp}/slurm-here.XXXXXX")
+chmod 755 "$here" # munge refuses a socket that others cannot reach
+host=$(hostname -s)
+memory=$(mktemp -d "/dev/shm/slurm-here.XXXXXX")
+daemons=()
+
+# What belongs to this cluster, jobs and daemons and who uses them: its environment names our folder.
+ours() {
+    env -u SLURM_CONF grep -slzxF "SLURM_CONF=$here/slurm.conf" /proc/[0-9]*/environ | cut -d/ -f3
+}
+stop() {
+    trap '' INT TERM HUP
+    timeout 5 scancel --full --signal=KILL --partition=debug 2>/dev/null || true
+    for pid in "${daemons[@]}" $(ours); do kill "$pid" 2>/dev/null || true; done
+    for _ in $(seq 30); do [ -n "$(ours)" ] || break; sleep 0.1; done
+    for pid in "${daemons[@]}" $(ours); do kill -KILL "$pid" 2>/dev/null || true; done
+    rm -rf "$here" "$memory"
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+port() { # one that nobody listens on
+    local port
+    while port=$((20000 + RANDOM % 12000)); (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+    echo $port
+}
+started() { # name, command…: a daemon in the foreground, ended by its number
+    "${@:2}" >"$here/log/$1.out" 2>&1 </dev/null &
+    daemons+=($!)
+    disown # the shell has nothing to say when they are ended
+}
+
+mkdir -p "$here"/{state,log,spool/n1,spool/n2,tmp/n1,tmp/n2}
+mkdir -p "$memory"/{n1,n2}
+# Open MPI names its shared memory by host and local rank: the two nodes, one host here, would write into each other's.
+cat >"$here/prolog" <<'PROLOG'
+#!/bin/sh
+echo "export OMPI_MCA_btl_vader_backing_directory=@memory@/$SLURMD_NODENAME"
+PROLOG
+sed -i "s|@memory@|$memory|" "$here/prolog"
+chmod 755 "$here/prolog"
+head -c 1024 /dev/urandom >"$here/munge.key"
+chmod 400 "$here/munge.key"
+started munged munged --foreground --force --socket="$here/munge" --key-file="$here/munge.key" --pid-file="$here/munge.pid" \
+    --log-file="$here/log/munged.log" --seed-file="$here/munge.seed"
+
+cat >"$here/slurm.conf" <<CONF
+ClusterName=here
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$(port)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+# A requeued job waits until its credentials have run out: two minutes, were it not said.
+AuthInfo=socket=$here/munge,cred_expire=10
+CryptoType=crypto/munge
+MpiDefault=pmix
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+TaskProlog=$here/prolog
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+ReturnToService=2
+JobRequeue=1
+KillWait=10
+StateSaveLocation=$here/state
+SlurmdSpoolDir=$here/spool/%n
+SlurmctldPidFile=$here/slurmctld.pid
+SlurmdPidFile=$here/slurmd.%n.pid
+SlurmctldLogFile=$here/log/slurmctld.log
+SlurmdLogFile=$here/log/slurmd.%n.log
+# Of each node its own, or PMIx of one meets the files of the other.
+TmpFS=$here/tmp/%n
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+SchedulerParameters=bf_interval=5,sched_interval=5
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$(port) CPUs=${CPUS:-4} RealMemory=1000
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$(port) CPUs=${CPUS:-4} RealMemory=1000
+PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+CONF
+export SLURM_CONF=$here/slurm.conf
+for _ in $(seq 100); do [ -S "$here/munge" ] && break; sleep 0.1; done
+
+started slurmctld slurmctld -D
+started n1 slurmd -D -N n1
+started n2 slurmd -D -N n2
+for _ in $(seq 300); do
+    [ "$(sinfo --noheader --format=%D --states=idle 2>/dev/null | head -n 1)" != 2 ] || break
+    sleep 0.1
+done
+if [ "$(sinfo --noheader --format=%D --states=idle 2>/dev/null | head -n 1)" != 2 ]; then
+    echo "slurm-here: the two nodes did not come up within 30 s" >&2
+    tail -n 5 "$here"/log/* >&2
+    exit 1
+fi
+
+# Not exec: the trap must run. In the background, so that a signal to this script is not kept waiting.
+"$@" <&0 &
+command=$!
+trap 'kill -TERM $command 2>/dev/null; exit 143' TERM HUP
+trap 'kill -TERM $command 2>/dev/null; exit 130' INT
+wait $command
