@@ -9,6 +9,13 @@ have() { command -v "$1" >/dev/null 2>&1; }
 have cargo || { echo "setup: cargo is missing; install Rust 1.89 or newer from https://rustup.rs or load a Rust module" >&2; exit 2; }
 have cc || have gcc || missing+=(gcc libc6-dev)
 [ -z "${TESTS:-}" ] || have g++ || missing+=(g++) # the kernels run on the CPU
+if [ -n "${TESTS:-}" ] && [ "$(id -u)" -eq 0 ] && have apt-get; then # the jobs' tests run a real Slurm, which needs root
+    [ -x /usr/sbin/slurmctld ] && [ -x /usr/sbin/slurmd ] || missing+=(slurm-wlm)
+    [ -x /usr/sbin/munged ] || missing+=(munge)
+    have shellcheck || missing+=(shellcheck)
+    have jube || missing+=(jube)
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+fi
 have pkg-config || missing+=(pkg-config)
 have mpicc && have mpirun || missing+=(libopenmpi-dev openmpi-bin)
 # libclang, and the headers that it reads C with.

@@ -1,10 +1,17 @@
-//! The example job script, with Slurm's commands replaced by ones that write down how they were called.
+//! The job scripts of all sites, with Slurm's commands replaced by ones that write down how they were called; a real Slurm runs
+//! one in `tests/slurm`.
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Runs `jobs/generic/job.sbatch` when srun ends with `status`: its exit code, and the calls in order.
-fn job(status: i32, restarts: Option<u32>) -> (Option<i32>, Vec<String>) {
+const SITES: [&str; 8] = ["generic", "mn5-acc", "mn5-gpp", "juwels-booster", "jupiter", "leonardo", "perlmutter", "alps"];
+
+fn file(site: &str, name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs").join(site).join(name)
+}
+
+/// Runs a site's job.sbatch when srun ends with `status`: its exit code, and the calls in order.
+fn job(site: &str, status: i32, more: &[(&str, &str)]) -> (Option<i32>, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let calls = dir.path().join("calls");
     let fake = |name: &str, code: i32| {
@@ -14,37 +21,92 @@ fn job(status: i32, restarts: Option<u32>) -> (Option<i32>, Vec<String>) {
     };
     fake("srun", status);
     fake("scontrol", 0);
+    fake("scancel", 0);
     fake("llm-train", 99); // only srun starts it
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs/generic/job.sbatch");
     let mut command = Command::new("bash");
-    command.arg(script).args(["--lr", "2e-3"]).env("SLURM_JOB_ID", "41").env("SLURM_SUBMIT_DIR", dir.path());
+    command.arg(file(site, "job.sbatch")).args(["--lr", "2e-3"]).env("SLURM_JOB_ID", "41").env("SLURM_SUBMIT_DIR", dir.path());
     command.env("PATH", format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap()));
-    command.env_remove("SLURM_RESTART_COUNT");
-    restarts.map(|n| command.env("SLURM_RESTART_COUNT", n.to_string()));
+    command.env_remove("SLURM_RESTART_COUNT").env_remove("SLURM_ARRAY_JOB_ID").envs(more.iter().copied());
     let code = command.output().unwrap().status.code();
     (code, std::fs::read_to_string(calls).unwrap().lines().map(str::to_string).collect())
 }
 
 #[test]
 fn a_job_that_asks_for_it_is_requeued_and_no_other() {
-    let (code, calls) = job(75, None);
-    assert_eq!(code, Some(0));
-    assert_eq!(calls.len(), 2, "{calls:?}");
-    assert!(calls[0].starts_with("srun ") && calls[0].contains("--kill-on-bad-exit=1"), "{calls:?}");
-    assert!(calls[0].ends_with("llm-train --config run.toml --lr 2e-3"), "options of sbatch are passed on: {calls:?}");
-    assert_eq!(calls[1], "scontrol requeue 41");
-    assert_eq!(job(75, Some(3)).1.len(), 2);
-    for status in [0, 1, 2, 137] {
-        let (code, calls) = job(status, None);
-        assert_eq!((code, calls.len()), (Some(status), 1), "{calls:?}");
+    for site in SITES {
+        let (code, calls) = job(site, 75, &[]);
+        assert_eq!(code, Some(0));
+        assert_eq!(calls.len(), 2, "{calls:?}");
+        assert!(calls[0].starts_with("srun ") && calls[0].contains("--kill-on-bad-exit=1"), "{calls:?}");
+        assert!(calls[0].ends_with("llm-train --config run.toml --lr 2e-3"), "options of sbatch are passed on: {calls:?}");
+        assert_eq!(calls[1], "scontrol requeue 41");
+        for status in [0, 1, 2, 137] {
+            let (code, calls) = job(site, status, &[]);
+            assert_eq!((code, calls.len()), (Some(status), 1), "{calls:?}");
+        }
     }
-    assert_eq!((job(75, Some(100)).0, job(75, Some(100)).1.len()), (Some(75), 1), "a job that never ends is stopped");
+    assert_eq!(job("generic", 75, &[("SLURM_RESTART_COUNT", "3")]).1.len(), 2);
+    let (code, calls) = job("generic", 75, &[("SLURM_RESTART_COUNT", "100")]);
+    assert_eq!((code, calls.len()), (Some(75), 1), "a job that never ends is stopped");
 }
 
 #[test]
-fn the_signal_comes_before_the_limit_and_output_is_appended() {
-    let script = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs/generic/job.sbatch")).unwrap();
-    for line in ["#SBATCH --signal=USR1@120", "#SBATCH --requeue", "#SBATCH --open-mode=append"] {
-        assert!(script.lines().any(|l| l == line), "{line}");
+fn an_array_is_a_chain() {
+    for site in SITES {
+        let last = |status| {
+            let (code, calls) = job(site, status, &[("SLURM_ARRAY_JOB_ID", "40")]);
+            (code.unwrap(), calls[1..].join(";"))
+        };
+        assert_eq!(last(75), (0, String::new()), "the next element goes on");
+        assert_eq!(last(1), (1, String::new()), "the next element goes on from the last checkpoint");
+        for status in [0, 2] {
+            assert_eq!(last(status), (status, "scancel --state=PENDING 40".into()));
+        }
+    }
+}
+
+/// What every script says, and that none hides the neighbours' GPUs.
+#[test]
+fn settings_that_a_job_cannot_do_without() {
+    for site in SITES {
+        let script = std::fs::read_to_string(file(site, "job.sbatch")).unwrap();
+        let has = |line: &str| script.lines().any(|l| l == line);
+        for line in ["#SBATCH --signal=USR1@120", "#SBATCH --requeue", "#SBATCH --open-mode=append"] {
+            assert!(has(line), "{site}: {line}");
+        }
+        assert!(has("export SRUN_CPUS_PER_TASK=\"${SLURM_CPUS_PER_TASK:-1}\""), "{site}");
+        let (.., calls) = job(site, 0, &[]);
+        let hides = |text: &str| text.contains("--gpus-per-task") || text.contains("--gpu-bind") && !text.contains("--gpu-bind=none");
+        assert!(!hides(&calls[0]) && !script.lines().any(|l| l.starts_with("#SBATCH") && hides(l)), "{site}");
+        // Every setting has a line that says why: a comment stands above it, or above its neighbour.
+        let lines: Vec<&str> = script.lines().collect();
+        let comments = lines.iter().filter(|l| l.starts_with("# ")).count();
+        let settings = lines.iter().filter(|l| l.starts_with("#SBATCH")).count();
+        assert!(comments > settings, "{site}: {comments} comments, {settings} settings");
+        let gpus = script.contains("gres=gpu") || script.contains("gpus-per-node");
+        assert_eq!(gpus, script.contains("No speed of"), "{site}: that nothing was measured on GPUs is said");
+    }
+}
+
+#[test]
+fn plan_accepts_every_configuration() {
+    for site in SITES {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_llm-train"));
+        let out = command.args(["plan", "--ranks", "8", "--ranks-per-node", "4", "--config"]).arg(file(site, "run.toml"));
+        let out = out.output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && text.contains("planned"), "{site}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+#[test]
+fn shellcheck_has_nothing_to_say() {
+    let scripts = SITES.map(|site| file(site, "job.sbatch"));
+    match Command::new("shellcheck").args(scripts).output() {
+        Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout)),
+        Err(_) => {
+            assert!(std::env::var_os("LLM_TRAIN_NO_SKIPS").is_none(), "shellcheck is missing, and LLM_TRAIN_NO_SKIPS is set");
+            eprintln!("SKIPPED: shellcheck is missing here");
+        }
     }
 }
