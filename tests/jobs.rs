@@ -76,7 +76,8 @@ fn settings_that_a_job_cannot_do_without() {
         }
         assert!(has("export SRUN_CPUS_PER_TASK=\"${SLURM_CPUS_PER_TASK:-1}\""), "{site}");
         let (.., calls) = job(site, 0, &[]);
-        let hides = |text: &str| text.contains("--gpus-per-task") || text.contains("--gpu-bind") && !text.contains("--gpu-bind=none");
+        let hides =
+            |text: &str| text.contains("--gpus-per-task") || text.contains("--gpu-bind") && !text.contains("--gpu-bind=none");
         assert!(!hides(&calls[0]) && !script.lines().any(|l| l.starts_with("#SBATCH") && hides(l)), "{site}");
         // Every setting has a line that says why: a comment stands above it, or above its neighbour.
         let lines: Vec<&str> = script.lines().collect();

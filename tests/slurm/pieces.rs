@@ -33,7 +33,8 @@ fn said(folder: &Path, job: &str) -> String {
 
 /// `steps` without interruption, by mpirun.
 fn uninterrupted(scene: &Scene, steps: u64) -> Vec<f64> {
-    ranks(4, &format!("{} --zero 1 --steps {steps}", scene.options("whole"))).done();
+    let run = ranks(4, &format!("{} --zero 1 --steps {steps} --log-every 1000", scene.options("whole"))).start();
+    run.end_within(std::time::Duration::from_secs(200)).with_code(0);
     scene.run("whole").losses()
 }
 

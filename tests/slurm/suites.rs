@@ -19,7 +19,7 @@ fn reframe_runs_the_step_at_two_scales() {
     let scene = Scene::new();
     let (site, test) = (copied(&scene, "jobs/reframe/site.py"), copied(&scene, "jobs/reframe/llm_train.py"));
     let mut command = cluster.command(&reframe);
-    command.args(["-C", &site, "-c", &test, "-r", "-n", "StepTest", "-t", "1node$|2nodes", "--performance-report"]);
+    command.args(["-C", &site, "-c", &test, "-r", "-n", "StepTest", "-t", "^(1node|2nodes)$", "--performance-report"]);
     // Two ranks on cores that others use as well: a small model is enough to see the figures.
     command.args(["-S", "StepTest.seq_len=64", "-S", "StepTest.precision=fp32", "-S", "StepTest.steps=4"]);
     let out = command.args(["--prefix", &scene.path("reframe")]).current_dir(scene.path("")).output().unwrap();
