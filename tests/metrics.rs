@@ -5,7 +5,7 @@
 use hdf5::{File, OpenMode};
 use llm_train::commands::report;
 use llm_train::error::Error;
-use llm_train::metrics::{EvalSet, Event, History, MetricsFile, Rank, Start, StepRecord, Summary};
+use llm_train::metrics::{EvalSet, Event, History, MetricsFile, Rank, Start, State, StepRecord, Summary};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -477,4 +477,43 @@ fn the_report_draws_runs_of_no_step_one_step_and_infinite_losses() {
     file.close().unwrap();
     let svg = std::fs::read_to_string(report::draw(dir.path()).unwrap()).unwrap();
     assert!(!svg.contains("NaN") && !svg.contains("-2147483648"), "a point in nowhere");
+}
+
+#[test]
+fn a_file_tells_what_became_of_its_run() {
+    let (_dir, path) = folder();
+    let state = || State::of(&path, &History::read(&path).unwrap());
+    let opened = |resume, host: &str, pid| {
+        let start = Start { steps: 10, ..start() };
+        let ranks = [Rank { host: host.into(), pid, ..ranks()[0].clone() }];
+        MetricsFile::open(&path, &start, &ranks, &sets(), resume).unwrap()
+    };
+    let mut file = opened(None, "elsewhere", 1);
+    write(&mut file, 1..6);
+    file.flush().unwrap();
+    assert_eq!(state(), State::Going);
+    file.event(5, "stopped early, as asked").unwrap();
+    file.close().unwrap();
+    assert_eq!(state(), State::Stopped);
+    // The next start's end is another matter.
+    let mut file = opened(Some(5), "elsewhere", 1);
+    assert_eq!(state(), State::Going);
+    write(&mut file, 6..8);
+    file.close().unwrap();
+    assert_eq!(state(), State::Failed);
+    let mut file = opened(Some(7), "elsewhere", 1);
+    write(&mut file, 8..11);
+    file.close().unwrap();
+    assert_eq!(state(), State::Done);
+
+    // A writer that is there no more: known on its own host only.
+    let here = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let file = opened(Some(10), here.trim(), u64::from(dead.id()));
+    assert_eq!(state(), State::Killed);
+    drop(file);
+    let file = opened(Some(10), "elsewhere", u64::from(dead.id()));
+    assert_eq!(state(), State::Going);
+    drop(file);
 }

@@ -216,7 +216,7 @@ fn step_time_scale(history: &History) -> Scale {
 fn draw_times(panel: &Panel, history: &History) -> Drawn {
     panel.frame("Time of a step", "ms, rank 0", &[])?;
     // The names stand under the panel: beside its title there is no room for six.
-    let (mut x, y) = (panel.left, panel.top + panel.height + 40.0);
+    let (mut x, y) = (panel.left - 30.0, panel.top + panel.height + 40.0);
     for (name, color) in PARTS.iter().map(|part| (part.name, part.color)).chain([("other", OTHER.0)]) {
         swatch(panel.canvas, x, y, color)?;
         text(panel.canvas, x + 14.0, y, 11.0, &INK, HPos::Left, name)?;

@@ -87,10 +87,12 @@ fn table(columns: &[(&str, &str)], rows: &[Vec<String>]) -> String {
         "" => format!("<{tag}>{text}</{tag}>"),
         _ => format!("<{tag} class=\"{class}\">{text}</{tag}>"),
     };
-    let head: String = columns.iter().map(|(name, class)| cell("th", class, &escape(name))).collect();
+    let names: String = columns.iter().map(|(name, class)| cell("th", class, &escape(name))).collect();
+    let named = columns.iter().any(|(name, _)| !name.is_empty());
+    let head = if named { format!("<thead><tr>{names}</tr></thead>\n") } else { String::new() };
     let row = |row: &Vec<String>| columns.iter().zip(row).map(|((_, class), text)| cell("td", class, text)).collect::<String>();
     let rows: String = rows.iter().map(|r| format!("<tr>{}</tr>\n", row(r))).collect();
-    format!("<div class=\"wide\"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n")
+    format!("<div class=\"wide\"><table>\n{head}<tbody>\n{rows}</tbody>\n</table></div>\n")
 }
 
 fn count(n: u64, noun: &str) -> String {
@@ -162,7 +164,7 @@ fn tiles(history: &History, summary: &Summary) -> String {
     }
     if let Some(exposed) = split(counted(history, summary)).iter().find(|part| part.name == "exposed communication") {
         let shown = format!("{:.1} %", 100.0 * exposed.share);
-        tile("exposed communication", figure("exposed communication", exposed.share, &shown), "of a step’s time, rank 0".into());
+        tile("communication", figure("exposed communication", exposed.share, &shown), "of a step’s time exposed".into());
     }
     match (summary.mfu(), summary.tflops_per_device) {
         (Some((full, causal)), _) => {
@@ -170,8 +172,8 @@ fn tiles(history: &History, summary: &Summary) -> String {
             tile("MFU", figure("MFU", full.mean, &format!("{:.1} %", 100.0 * full.mean)), small);
         }
         (None, Some(t)) => {
-            let shown = format!("{} TFLOP/s", significant(t.mean, 3));
-            tile("a device", figure("TFLOP/s per device", t.mean, &shown), "attention counted full".into());
+            let shown = significant(t.mean, 3);
+            tile("TFLOP/s a device", figure("TFLOP/s per device", t.mean, &shown), "attention counted full".into());
         }
         (None, None) => (),
     }
@@ -227,7 +229,7 @@ fn times(history: &History, summary: &Summary) -> String {
     };
     let rows: Vec<_> = parts.iter().enumerate().map(row).collect();
     format!(
-        "<div class=\"bar\">{bar}</div>\n{}<p class=\"soft\"><small>Rank 0, mean over steps {} to {}.</small></p>\n",
+        "<div class=\"bar\">{bar}</div>\n<div class=\"narrow\">{}</div>\n<p class=\"soft\"><small>Rank 0, mean over steps {} to {}.</small></p>\n",
         table(&[("part", ""), ("ms a step", "n"), ("share", "n")], &rows),
         first.step,
         last.step

@@ -11,7 +11,7 @@ use crate::commands::say;
 use crate::error::Result;
 use crate::failed;
 use crate::metrics::units::{bytes, duration, significant, thousands};
-use crate::metrics::{History, Recent, State, letters, terminal};
+use crate::metrics::{History, Recent, Share, State, letters, terminal};
 use console::{Style, Term, style, truncate_str};
 use std::io::Read;
 use std::path::Path;
@@ -145,7 +145,8 @@ impl Lines {
         };
         if let Some(start) = history.starts.get(starts..).and_then(|new| new.last()) {
             let how = if start.resumed_step > 0 { format!("went on after step {}", start.resumed_step) } else { "began".into() };
-            say(format_args!("run {how}, {} ranks on {}; means over the last 100 steps", start.ranks, start.hosts));
+            let ranks = count(start.ranks);
+            say(format_args!("run {how}, {ranks} on {}; means over the last 100 steps", start.hosts));
             self.step = self.step.min(start.resumed_step);
         }
         history.events[events.min(now.1)..].iter().for_each(|e| say(format_args!("event step {} {}", e.step, e.text)));
@@ -238,7 +239,7 @@ fn frame(name: &str, history: &History, state: State, silence: Duration, (rows, 
     let job = if start.slurm_job.is_empty() { String::new() } else { format!(" · Slurm job {}", start.slurm_job) };
     let hosts = start.hosts.split(',').count();
     let place = if hosts > 1 { format!("{hosts} hosts") } else { start.hosts.clone() };
-    let ranks = format!("{} rank{} on {place}", start.ranks, if start.ranks == 1 { "" } else { "s" });
+    let ranks = format!("{} on {place}", count(start.ranks));
     lines.push(soft.apply_to(format!(" {} parameters · {ranks}{job}", thousands(start.parameters))).to_string());
     lines.push(String::new());
     let Some(r) = recent else {
@@ -278,16 +279,22 @@ fn frame(name: &str, history: &History, state: State, silence: Duration, (rows, 
     let spark = style(letters::spark(&rates, width.saturating_sub(24))).green();
     lines.push(format!("{}{:<11}{spark}", label("tokens/s"), strong.apply_to(thousands(r.tokens_per_second.round() as u64))));
     let time = format!("{} ms", significant(1e3 * r.step_seconds, 4));
-    let shares = r.parts.iter().map(|part| {
-        let exposed = part.name.starts_with("exposed");
-        let text = format!("{} {:.1} %", part.name, 100.0 * part.share);
-        if exposed { style(text).yellow().to_string() } else { soft.apply_to(text).to_string() }
-    });
-    lines.push(format!("{}{:<11}{}", label("step time"), strong.apply_to(time), shares.collect::<Vec<_>>().join("  ")));
+    let waits = |name: &str| ["data", "exposed communication"].contains(&name);
+    let share = |part: &Share| format!("{} {:.1} %", part.name, 100.0 * part.share);
+    let works: Vec<String> = r.parts.iter().filter(|part| !waits(part.name)).map(share).collect();
+    lines.push(format!("{}{:<11}{}", label("step time"), strong.apply_to(time), soft.apply_to(works.join("  "))));
+    let exposed = format!("{:.1} %", 100.0 * r.exposed());
+    let data: String = r.parts.iter().filter(|part| part.name == "data").map(share).collect();
+    let words = soft.apply_to(format!("exposed communication  {data}"));
+    lines.push(format!("{}{:<11}{words}", label("waiting"), strong.apply_to(exposed)));
     let rest = soft.apply_to(format!("learning rate {:.2e}  memory {}", r.last.lr, bytes(r.last.memory)));
     lines.push(format!("{}{:<11}{rest}", label("norm"), strong.apply_to(significant(r.last.grad_norm, 3))));
     if let Some(event) = history.events.last() {
         lines.push(format!("{}{}", label("latest"), soft.apply_to(format!("step {}: {}", event.step, event.text))));
     }
     lines
+}
+
+fn count(ranks: u64) -> String {
+    format!("{ranks} rank{}", if ranks == 1 { "" } else { "s" })
 }
