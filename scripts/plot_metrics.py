@@ -22,13 +22,16 @@ parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of runs,
 parser.add_argument("--output", default="curves.png", help="curves.png, .pdf or .svg")
 arguments = parser.parse_args()
 
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+                     "axes.axisbelow": True, "axes.prop_cycle": plt.cycler(color=["#2e62a8", "#d76728", "#3a9169", "#be3455", "#7e57a0"])})
 figure, ((loss, rate), (norm, time)) = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
 for number, run in enumerate(arguments.runs):
     with h5py.File(run / "metrics.h5" if run.is_dir() else run, "r", swmr=True) as h5:
         train = {name: column[:] for name, column in h5["train"].items()}
         held_out = {name: (group["step"][:], group["loss"][:]) for name, group in h5["eval"].items()}
     rows = min(map(len, train.values()))  # a writer may be in the middle of a row
+    if rows == 0:
+        parser.error(f"{run}: no step is done yet")
     train, color = {name: column[:rows] for name, column in train.items()}, f"C{number}"
     step, name = train["step"], run.name if run.is_dir() else str(run)
     loss.plot(step, train["loss"], color=color, alpha=0.75, linewidth=1, label=name)
@@ -45,6 +48,8 @@ for axes, title in [(loss, "loss (nats per token)"), (rate, "tokens/s, all ranks
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("step")
 rate.set_ylim(bottom=0)
-loss.legend(frameon=False), time.legend(frameon=False, fontsize=8, loc="lower right")
+norm.yaxis.set_major_formatter("{x:g}"), norm.yaxis.set_minor_formatter("{x:g}")
+time.set_ylim(0, 1.5 * sorted(1e3 * train["step_time"])[int(0.95 * (rows - 1))])  # the slowest would press the others flat
+loss.legend(frameon=False), time.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
 figure.savefig(arguments.output, dpi=150)
 print(f"{arguments.output}: {rows} steps of {name}, last loss {train['loss'][-1]:.4f}")

@@ -458,6 +458,12 @@ fn the_report_draws_a_run_that_is_still_going() {
     assert!(svg.matches("<polyline").count() >= 6 && svg.matches("<polygon").count() >= 6, "curves and areas");
     assert!(svg.len() < 200_000, "{} bytes: thinned", svg.len());
 
+    // A hundred thousand steps make no large page.
+    let mut long = History::read(&path).unwrap();
+    long.steps = (1..100_001).map(record).collect();
+    let page = report::web_page(&long, &path).unwrap();
+    assert!(page.len() < 300_000 && page.contains("100,000"), "{} bytes", page.len());
+
     let page = report::page(&History::read(&path).unwrap(), &path);
     for words in ["tokens/sec/gpu: ", "201", "held-out", "Open MPI v4.1.4", "final loss: "] {
         assert!(page.contains(words), "no {words:?} in\n{page}");
@@ -475,6 +481,13 @@ fn the_report_draws_runs_of_no_step_one_step_and_infinite_losses() {
     let mut file = open(&path, Some(1));
     file.append(&StepRecord { loss: f64::NAN, grad_norm: f64::INFINITY, ..record(2) }).unwrap();
     file.close().unwrap();
+    for steps in [0, 1, 2] {
+        let mut history = History::read(&path).unwrap();
+        history.cut(steps);
+        let page = report::web_page(&history, &path).unwrap();
+        let allow = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+        roxmltree::Document::parse_with_options(&page, allow).unwrap_or_else(|e| panic!("{steps} steps: {e}"));
+    }
     let svg = std::fs::read_to_string(report::draw(dir.path()).unwrap()).unwrap();
     assert!(!svg.contains("NaN") && !svg.contains("-2147483648"), "a point in nowhere");
 }

@@ -41,7 +41,8 @@ fn the_page_is_whole_by_itself_and_its_figures_are_the_files() {
     // A name is text wherever it stands.
     let title = elements().find(|n| n.tag_name().name() == "title").unwrap();
     assert_eq!(title.text(), Some(NAME));
-    let words = |tag: &str| elements().filter(|n| n.tag_name().name() == tag).filter_map(|n| n.text()).collect::<String>();
+    let inside = |n: roxmltree::Node| n.descendants().filter(|d| d.is_text()).filter_map(|d| d.text()).collect::<String>();
+    let words = |tag: &str| elements().filter(|n| n.tag_name().name() == tag).map(inside).collect::<String>();
     assert!(words("pre").contains("[batch]") && words("code").contains(NAME), "configuration and command line");
     assert!(words("span").contains("done") && words("span").contains("went on on 2 ranks"), "{}", words("span"));
 

@@ -351,10 +351,13 @@ fn hosts(history: &History) -> String {
 
 fn configuration(history: &History) -> String {
     let Some(start) = history.starts.last() else { return String::new() };
+    // A line may end between words only: browsers would break after the first dash of an option.
+    let word = |word: &str| format!("<span>{}</span>", escape(word));
+    let command: Vec<String> = start.command_line.split(' ').map(word).collect();
     format!(
-        "<p><code>{}</code></p>\n<pre>{}</pre>\n<p class=\"soft\"><small>Of the latest start; saved to a file it can be fed back: \
+        "<p class=\"command\"><code>{}</code></p>\n<pre>{}</pre>\n<p class=\"soft\"><small>Of the latest start; saved to a file it can be fed back: \
          llm-train --config FILE.</small></p>\n",
-        escape(&start.command_line),
+        command.join(" "),
         escape(start.configuration.trim())
     )
 }
