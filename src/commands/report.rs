@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::metrics::units::{bytes, date, duration, significant, thousands};
 use crate::metrics::{self, History, State, Summary};
 use crate::{checkpoint, failed};
-pub use html::escape;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -57,11 +57,11 @@ pub fn curve(history: &History, which: Curve) -> String {
     svg(width, height, |canvas| panel(canvas, history, which, place))
 }
 
-/// For CSS: each colour of [`curve`]s, and what stands for it on a dark page.
+/// For CSS: each colour of [`curve`]s, and what stands for it on a dark page, whose ground is `--paper`.
 pub fn by_night() -> Vec<(String, &'static str)> {
     let parts = PARTS.iter().map(|part| (part.color, part.night)).chain([OTHER]);
     let all = [
-        (WHITE, "#15181d"),
+        (WHITE, "var(--paper)"),
         (INK, "#e4e7eb"),
         (FAINT, "#949ca8"),
         (GRID, "#2a2f37"),

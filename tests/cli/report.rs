@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-/// A run of two starts, in a folder whose name would break a careless page; held-out text as well.
+/// A folder and a corpus whose names would break a careless page.
 const NAME: &str = "<b>&amp;\"'";
+const HELD_OUT: &str = "v<&>l.bin";
 
 fn reals(file: &File, name: &str) -> Vec<f64> {
     file.dataset(name).unwrap().read_raw().unwrap()
@@ -16,7 +17,7 @@ fn reals(file: &File, name: &str) -> Vec<f64> {
 #[test]
 fn the_page_is_whole_by_itself_and_its_figures_are_the_files() {
     let scene = Scene::new();
-    let val = scene.corpus("val.bin", (30_000..32_000).map(crate::scene::token));
+    let val = scene.corpus(HELD_OUT, (30_000..32_000).map(crate::scene::token));
     let options = format!("{} --val-data {val} --eval-every 4 --save-every 4 --keep 3", scene.options(NAME));
     ranks(2, &format!("{options} --steps 8")).done();
     ranks(2, &format!("{options} --steps 20")).done();
@@ -33,7 +34,7 @@ fn the_page_is_whole_by_itself_and_its_figures_are_the_files() {
     for attribute in elements().flat_map(|n| n.attributes()) {
         assert!(!["src", "href", "srcset", "data", "action"].contains(&attribute.name()) && !attribute.name().starts_with("on"));
     }
-    for sign in ["http:", "https:", "url(", "@import", "NaN", "<b>&amp;\"", "undefined"] {
+    for sign in ["http:", "https:", "url(", "@import", "NaN", "<b>&amp;\"", "v<&>", "undefined"] {
         assert!(!page.contains(sign), "{sign}");
     }
     assert!(page.len() < 150_000, "{} bytes", page.len());
@@ -62,7 +63,7 @@ fn the_page_is_whole_by_itself_and_its_figures_are_the_files() {
     let named = [("data", "data"), ("forward", "forward"), ("backward", "backward"), ("optimizer", "optimizer")];
     let mut expected = vec![
         ("final loss".to_string(), *reals(&h5, "train/loss").last().unwrap()),
-        ("held-out loss, val.bin".into(), *reals(&h5, "eval/val.bin/loss").last().unwrap()),
+        (format!("held-out loss, {HELD_OUT}"), *reals(&h5, &format!("eval/{HELD_OUT}/loss")).last().unwrap()),
         ("tokens/s".into(), mean(&counted("train/tokens_per_second"))),
         ("step time (s)".into(), whole),
         ("TFLOP/s per device".into(), mean(&counted("train/tflops"))),
@@ -104,8 +105,7 @@ fn the_page_is_whole_by_itself_and_its_figures_are_the_files() {
 fn a_run_is_followed_over_a_stop_and_a_resume() {
     let scene = Scene::new();
     let left = scene.run("run");
-    let live = alone(&format!("report --live --every 1 {}", left.0.display())).start();
-    let mut live = live;
+    let mut live = alone(&format!("report --live --every 1 {}", left.0.display())).start();
     let options = format!("{} --max-time 600", scene.options("run"));
     let mut first = alone(&format!("{options} --steps 10000000")).start();
     live.until_step(1);
@@ -113,7 +113,8 @@ fn a_run_is_followed_over_a_stop_and_a_resume() {
     first.send("USR1", first.child.id());
     first.end_within(Duration::from_secs(60)).with_code(75);
     let stopped = *left.steps().last().unwrap();
-    std::thread::sleep(Duration::from_millis(2500)); // two looks at the stopped run
+    live.until_said("waiting for its next start");
+    std::thread::sleep(Duration::from_millis(1500)); // another look
     assert!(live.child.try_wait().unwrap().is_none(), "one that can be gone on with has not ended");
     alone(&format!("{options} --steps {}", stopped + 3)).done();
     let ended = live.end_within(Duration::from_secs(60)).with_code(0);
@@ -143,12 +144,11 @@ fn on_a_terminal_the_same_lines_are_drawn_again() {
     let out = scene.path("run");
     let mut watched = Command::new("script");
     watched.args(["-qefc", &format!("stty rows 30 cols 90; {PROGRAM} report --live {out}"), "/dev/null"]);
-    let live = Job::new(watched).start();
-    std::thread::sleep(Duration::from_millis(1500));
+    let mut live = Job::new(watched).start();
+    live.until_said("not there yet");
     // Long enough to be looked at in the middle: the terminal is looked at once a second.
     let run = alone(&format!("{} --steps 10000000 --max-time 600", scene.options("run"))).start();
-    run.until_there(&scene.run("run").0.join("metrics.h5"));
-    std::thread::sleep(Duration::from_millis(2500));
+    live.until_said("exposed communication");
     run.send("USR1", run.child.id());
     run.end_within(Duration::from_secs(60)).with_code(75);
     let stopped = *scene.run("run").steps().last().unwrap();
