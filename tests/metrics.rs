@@ -458,11 +458,12 @@ fn the_report_draws_a_run_that_is_still_going() {
     assert!(svg.matches("<polyline").count() >= 6 && svg.matches("<polygon").count() >= 6, "curves and areas");
     assert!(svg.len() < 200_000, "{} bytes: thinned", svg.len());
 
-    // A hundred thousand steps make no large page.
+    // A hundred thousand steps on a thousand ranks make no large page.
     let mut long = History::read(&path).unwrap();
     long.steps = (1..100_001).map(record).collect();
+    long.ranks = (0..1000).map(|r| Rank { rank: r, host: format!("node{:03}", r / 4), ..ranks()[0].clone() }).collect();
     let page = report::web_page(&long, &path).unwrap();
-    assert!(page.len() < 300_000 && page.contains("100,000"), "{} bytes", page.len());
+    assert!(page.len() < 300_000 && page.contains("100,000") && page.contains("50 more hosts"), "{} bytes", page.len());
 
     let page = report::page(&History::read(&path).unwrap(), &path);
     for words in ["tokens/sec/gpu: ", "201", "held-out", "Open MPI v4.1.4", "final loss: "] {

@@ -53,7 +53,7 @@ pub fn curve(history: &History, which: Curve) -> String {
         _ => (520.0, 246.0),
     };
     let below = if which == Curve::StepTime { 50.0 } else { 28.0 };
-    let place = Place { left: 46.0, top: 32.0, width: width - 56.0, height: height - 32.0 - below };
+    let place = Place { left: 46.0, top: 32.0, width: width - 64.0, height: height - 32.0 - below };
     svg(width, height, |canvas| panel(canvas, history, which, place))
 }
 

@@ -116,6 +116,12 @@ pub fn checkpoints(all: &[Kept]) -> String {
     };
     let rows: Vec<_> = all.iter().rev().take(MANY).map(row).collect();
     table(&[("step", "n"), ("size", "n"), ("files", "n"), ("state", "text"), ("folder", "text")], &rows)
+        + &more(all.len() - rows.len(), "older ones are there")
+}
+
+/// What a long table leaves out.
+fn more(n: usize, what: &str) -> String {
+    if n > 0 { format!("<p class=\"soft\"><small>{n} {what}.</small></p>\n") } else { String::new() }
 }
 
 /// What happened, in the order in which it did.
@@ -145,8 +151,7 @@ pub fn events(history: &History) -> String {
         vec![date(*time), thousands(*step), format!("<span class=\"{class}\">{}</span>", escape(words))]
     };
     let rows: Vec<_> = all[left_out..].iter().map(row).collect();
-    let note = format!("<p class=\"soft\"><small>{left_out} earlier ones are in metrics.h5.</small></p>\n");
-    table(&[("when", "time"), ("step", "n"), ("what", "text")], &rows) + if left_out > 0 { &note } else { "" }
+    table(&[("when", "time"), ("step", "n"), ("what", "text")], &rows) + &more(left_out, "earlier ones are in metrics.h5")
 }
 
 pub fn hosts(history: &History) -> String {
@@ -170,7 +175,8 @@ pub fn hosts(history: &History) -> String {
     let columns = [("host", ""), ("ranks", ""), ("device", ""), ("cores of each rank", "text"), ("threads, all", "n")];
     let start = history.starts.last();
     let mpi = start.map_or(String::new(), |s| format!("<p class=\"soft\"><small>{}</small></p>\n", escape(s.mpi.trim())));
-    if rows.is_empty() { String::new() } else { table(&columns, &rows) + &mpi }
+    let left_out = more(hosts.len() - rows.len(), "more hosts are in metrics.h5");
+    if rows.is_empty() { String::new() } else { table(&columns, &rows) + &left_out + &mpi }
 }
 
 pub fn configuration(history: &History) -> String {

@@ -34,13 +34,18 @@ pub fn header(seen: &Seen, summary: &Summary) -> String {
         figure("tokens", tokens, &thousands(tokens)),
         figure("seconds in steps", trained, &duration(trained)),
     );
-    let part = if start.steps > 0 { 100.0 * done as f64 / start.steps as f64 } else { 100.0 };
+    let bar = match start.steps {
+        0 => String::new(),
+        steps => {
+            let part = 100.0 * done as f64 / steps as f64;
+            format!("<div class=\"progress\"><span style=\"width:{:.2}%\"></span></div>\n", part.min(100.0))
+        }
+    };
     format!(
         "<header>\n<h1>{}{chip}</h1>\n<p class=\"facts\">{}</p>\n<p class=\"facts\">{progress}</p>\n\
-         <div class=\"progress\"><span style=\"width:{:.2}%\"></span></div>\n<div class=\"tiles\">\n{}</div>\n</header>\n",
+         {bar}<div class=\"tiles\">\n{}</div>\n</header>\n",
         escape(seen.name),
         facts.join(" · "),
-        part.min(100.0),
         tiles(history, summary)
     )
 }
