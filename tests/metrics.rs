@@ -5,7 +5,7 @@
 use hdf5::{File, OpenMode};
 use llm_train::commands::report;
 use llm_train::error::Error;
-use llm_train::metrics::{EvalSet, Event, History, MetricsFile, Rank, Start, StepRecord, Summary};
+use llm_train::metrics::{EvalSet, Event, History, MetricsFile, Rank, Start, State, StepRecord, Summary};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -458,6 +458,13 @@ fn the_report_draws_a_run_that_is_still_going() {
     assert!(svg.matches("<polyline").count() >= 6 && svg.matches("<polygon").count() >= 6, "curves and areas");
     assert!(svg.len() < 200_000, "{} bytes: thinned", svg.len());
 
+    // A hundred thousand steps on a thousand ranks make no large page.
+    let mut long = History::read(&path).unwrap();
+    long.steps = (1..100_001).map(record).collect();
+    long.ranks = (0..1000).map(|r| Rank { rank: r, host: format!("node{:03}", r / 4), ..ranks()[0].clone() }).collect();
+    let page = report::web_page(&long, &path).unwrap();
+    assert!(page.len() < 300_000 && page.contains("100,000") && page.contains("50 more hosts"), "{} bytes", page.len());
+
     let page = report::page(&History::read(&path).unwrap(), &path);
     for words in ["tokens/sec/gpu: ", "201", "held-out", "Open MPI v4.1.4", "final loss: "] {
         assert!(page.contains(words), "no {words:?} in\n{page}");
@@ -475,6 +482,52 @@ fn the_report_draws_runs_of_no_step_one_step_and_infinite_losses() {
     let mut file = open(&path, Some(1));
     file.append(&StepRecord { loss: f64::NAN, grad_norm: f64::INFINITY, ..record(2) }).unwrap();
     file.close().unwrap();
+    for steps in [0, 1, 2] {
+        let mut history = History::read(&path).unwrap();
+        history.cut(steps);
+        let page = report::web_page(&history, &path).unwrap();
+        let allow = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+        roxmltree::Document::parse_with_options(&page, allow).unwrap_or_else(|e| panic!("{steps} steps: {e}"));
+    }
     let svg = std::fs::read_to_string(report::draw(dir.path()).unwrap()).unwrap();
     assert!(!svg.contains("NaN") && !svg.contains("-2147483648"), "a point in nowhere");
+}
+
+#[test]
+fn a_file_tells_what_became_of_its_run() {
+    let (_dir, path) = folder();
+    let state = || State::of(&path, &History::read(&path).unwrap());
+    let opened = |resume, host: &str, pid| {
+        let start = Start { steps: 10, ..start() };
+        let ranks = [Rank { host: host.into(), pid, ..ranks()[0].clone() }];
+        MetricsFile::open(&path, &start, &ranks, &sets(), resume).unwrap()
+    };
+    let mut file = opened(None, "elsewhere", 1);
+    write(&mut file, 1..6);
+    file.flush().unwrap();
+    assert_eq!(state(), State::Going);
+    file.event(5, "stopped early, as asked").unwrap();
+    file.close().unwrap();
+    assert_eq!(state(), State::Stopped);
+    // The next start's end is another matter.
+    let mut file = opened(Some(5), "elsewhere", 1);
+    assert_eq!(state(), State::Going);
+    write(&mut file, 6..8);
+    file.close().unwrap();
+    assert_eq!(state(), State::Failed);
+    let mut file = opened(Some(7), "elsewhere", 1);
+    write(&mut file, 8..11);
+    file.close().unwrap();
+    assert_eq!(state(), State::Done);
+
+    // A writer that is there no more: known on its own host only.
+    let here = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let file = opened(Some(10), here.trim(), u64::from(dead.id()));
+    assert_eq!(state(), State::Killed);
+    drop(file);
+    let file = opened(Some(10), "elsewhere", u64::from(dead.id()));
+    assert_eq!(state(), State::Going);
+    drop(file);
 }

@@ -48,6 +48,31 @@ pub fn newest(out: &Path) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
+/// A checkpoint as a person looks at it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    pub step: u64,
+    pub dir: PathBuf,
+    /// Of all its files.
+    pub bytes: u64,
+    pub files: usize,
+    /// Why it is not complete.
+    pub damage: Option<String>,
+}
+
+/// Every finished checkpoint of the run in `out`, by step, ascending.
+///
+/// Errors: as [`newest`].
+pub fn list(out: &Path) -> Result<Vec<Kept>> {
+    let look = |(step, dir): (u64, PathBuf)| {
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        let sizes: Vec<u64> = entries.filter_map(|e| e.metadata().ok()).map(|m| m.len()).collect();
+        let damage = check_complete(&dir).err().map(|e| e.to_string());
+        Kept { step, bytes: sizes.iter().sum(), files: sizes.len(), damage, dir }
+    };
+    Ok(all(out)?.into_iter().map(look).collect())
+}
+
 /// Whether every file of the checkpoint `dir` is there, as long as it was when written.
 ///
 /// Errors: [`Error::Input`] naming the file, the bytes expected and found.

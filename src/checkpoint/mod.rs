@@ -17,7 +17,7 @@ mod safetensors;
 mod save;
 mod weights;
 
-pub use folder::{Keep, check_complete, check_writable, newest};
+pub use folder::{Keep, Kept, check_complete, check_writable, list, newest};
 pub use moments::{Moments, load_optimizer};
 pub use progress::{FORMAT, Progress, read_progress, same_model};
 pub use safetensors::Source;

@@ -1,31 +1,48 @@
-//! `llm-train report OUT`: the run on one page, as a picture and as text. Works on a run that is still going, too.
+//! `llm-train report OUT`: the run on one page, as text, as a picture and as HTML. Works on a run that is still going, too;
+//! `--live` follows it.
+mod html;
+mod live;
+
 use crate::commands::{say, tell};
 use crate::error::Result;
-use crate::failed;
 use crate::metrics::units::{bytes, date, duration, significant, thousands};
-use crate::metrics::{self, History, Summary};
+use crate::metrics::{self, History, State, Summary};
+use crate::{checkpoint, failed};
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Draw a run's curves into an SVG and sum it up on one page.
+/// Sum a run up on one page, draw its curves, or follow it while it goes on.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ReportArgs {
     /// The folder that the run writes to (its --out), or a metrics.h5 itself
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
-    /// Where the picture goes [default: OUT/report.svg]
+    /// Where the picture goes, and the HTML page beside it [default: OUT/report.svg, OUT/report.html]
     #[arg(long, value_name = "FILE.svg")]
     pub output: Option<PathBuf>,
+    /// Follow the run in the terminal, also from another node, until it ends or Ctrl-C; writes nothing
+    #[arg(long, conflicts_with = "output")]
+    pub live: bool,
+    /// With --live: seconds between looks [default: 1 on a terminal, else 30]
+    #[arg(long, value_name = "SECONDS", requires = "live", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub every: Option<u64>,
 }
 
-/// Prints the page on stdout and writes the picture.
+/// Prints the page on stdout and writes the picture and the HTML page.
 pub fn run(args: &ReportArgs) -> Result<()> {
+    if args.live {
+        return live::follow(&metrics_file(&args.out), args.every);
+    }
     let file = metrics_file(&args.out);
     let history = History::read(&file)?;
     let picture = args.output.clone().unwrap_or_else(|| file.with_file_name("report.svg"));
-    write_picture(&history, &file, &picture)?;
+    let html = picture.with_extension("html");
+    write(&picture, &metrics::draw(&history, &name(&file)))?;
+    write(&html, &web_page(&history, &file)?)?;
     tell(page(&history, &file));
-    say(format_args!("picture: {}", picture.display()));
+    say(format_args!("picture: {}\npage: {}", picture.display(), html.display()));
     Ok(())
 }
 
@@ -33,21 +50,33 @@ pub fn run(args: &ReportArgs) -> Result<()> {
 pub fn draw(out: &Path) -> Result<PathBuf> {
     let file = metrics_file(out);
     let picture = file.with_file_name("report.svg");
-    write_picture(&History::read(&file)?, &file, &picture)?;
+    write(&picture, &metrics::draw(&History::read(&file)?, &name(&file)))?;
     Ok(picture)
+}
+
+/// The run as HTML; `file` is where `history` was read.
+pub fn web_page(history: &History, file: &Path) -> Result<String> {
+    let checkpoints = checkpoint::list(file.parent().unwrap_or(Path::new(".")))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64());
+    let (name, state) = (name(file), State::of(file, history));
+    Ok(html::page(&html::Seen { name: &name, history, state, checkpoints: &checkpoints, now }))
 }
 
 fn metrics_file(out: &Path) -> PathBuf {
     if out.is_file() { out.to_path_buf() } else { out.join("metrics.h5") }
 }
 
-fn write_picture(history: &History, file: &Path, picture: &Path) -> Result<()> {
+/// What a run is called: its folder.
+fn name(file: &Path) -> String {
     let folder = std::path::absolute(file).ok().and_then(|p| Some(p.parent()?.file_name()?.to_string_lossy().into_owned()));
-    let svg = metrics::draw(history, &folder.unwrap_or_else(|| "run".into()));
-    if let Err(e) = std::fs::write(picture, svg) {
-        failed!("{}: the picture cannot be written: {e}", picture.display());
+    folder.unwrap_or_else(|| "run".into())
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    match std::fs::write(file, text) {
+        Ok(()) => Ok(()),
+        Err(e) => failed!("{}: cannot be written: {e}", file.display()),
     }
-    Ok(())
 }
 
 /// The run in words: what ran, its starts, how the loss went, what happened, the figures of merit.
@@ -81,24 +110,51 @@ pub fn page(history: &History, file: &Path) -> String {
     out + &Summary::of(history).text()
 }
 
-/// About ten rows, evenly over the run: the training loss as the mean since the row above, and the held-out losses as
-/// they were last measured.
+/// Some steps in a row.
+struct Row {
+    /// The last of them.
+    step: u64,
+    tokens: u64,
+    /// Means.
+    loss: f64,
+    norm: f64,
+    rate: f64,
+    /// The held-out losses as they were last measured.
+    evals: Vec<Option<f64>>,
+}
+
+/// At most `rows` rows, evenly over the run.
+fn over_the_run(history: &History, rows: usize) -> Vec<Row> {
+    let steps = &history.steps;
+    let row = |part: &[metrics::StepRecord]| {
+        let mean = |get: fn(&metrics::StepRecord) -> f64| part.iter().map(get).sum::<f64>() / part.len() as f64;
+        let last = &part[part.len() - 1];
+        let known = |e: &metrics::Evaluation| e.points.iter().rev().find(|p| p.step <= last.step).map(|p| p.loss);
+        Row {
+            step: last.step,
+            tokens: last.tokens,
+            loss: mean(|r| r.loss),
+            norm: mean(|r| r.grad_norm),
+            rate: mean(|r| r.tokens_per_second),
+            evals: history.evaluations.iter().map(known).collect(),
+        }
+    };
+    steps.chunks(steps.len().div_ceil(rows).max(1)).map(row).collect()
+}
+
 fn loss_table(history: &History) -> String {
-    let rows = &history.steps;
+    let rows = over_the_run(history, 10);
     if rows.is_empty() {
         return String::new();
     }
     let mut out = format!("\n{:>10} {:>14} {:>10} {:>10} {:>10}", "step", "tokens", "loss (mean)", "norm", "tokens/s");
     history.evaluations.iter().for_each(|e| out += &format!(" {:>12}", e.set.name));
     out.push('\n');
-    for part in rows.chunks(rows.len().div_ceil(10)) {
-        let mean = |get: fn(&metrics::StepRecord) -> f64| part.iter().map(get).sum::<f64>() / part.len() as f64;
-        let last = &part[part.len() - 1];
-        let [norm, rate] = [mean(|r| r.grad_norm), mean(|r| r.tokens_per_second)].map(|v| significant(v, 4));
-        let _ = write!(out, "{:>10} {:>14} {:>11.4} {norm:>10} {rate:>10}", last.step, thousands(last.tokens), mean(|r| r.loss));
-        for e in &history.evaluations {
-            let known = e.points.iter().rev().find(|p| p.step <= last.step);
-            let _ = write!(out, " {:>12}", known.map_or("-".into(), |p| format!("{:.4}", p.loss)));
+    for row in rows {
+        let [norm, rate] = [row.norm, row.rate].map(|v| significant(v, 4));
+        let _ = write!(out, "{:>10} {:>14} {:>11.4} {norm:>10} {rate:>10}", row.step, thousands(row.tokens), row.loss);
+        for loss in row.evals {
+            let _ = write!(out, " {:>12}", loss.map_or("-".into(), |loss| format!("{loss:.4}")));
         }
         out.push('\n');
     }

@@ -125,7 +125,7 @@ impl Session {
         let model_seconds = clock.elapsed().as_secs_f64();
 
         let device = gpu.as_ref().map_or("cpu".into(), |gpu| gpu.name().to_string());
-        let start = start_record(run, launch, &model, corpus_seconds, model_seconds);
+        let start = start_record(run, launch, &model, steps, corpus_seconds, model_seconds);
         let continues = resumed.is_some().then_some(from);
         let metrics =
             launch.agree(launch.leads().then(|| open_metrics(run, launch, &device, &start, &first, continues)).transpose())?;
@@ -355,10 +355,11 @@ fn introduce(
     console.say(&format!("{steps} steps of {} tokens{going_on}", run.tokens_per_step()));
 }
 
-fn start_record(run: &Run, launch: &Launch, model: &Decoder, corpus: f64, filled: f64) -> Start {
+fn start_record(run: &Run, launch: &Launch, model: &Decoder, steps: u64, corpus: f64, filled: f64) -> Start {
     let flops = run.model.config.flops_per_token(run.batch.seq_len);
     let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     Start {
+        steps,
         configuration: run.to_toml(),
         version: env!("CARGO_PKG_VERSION").into(),
         revision: env!("LLM_TRAIN_REVISION").into(),
@@ -397,5 +398,7 @@ fn open_metrics(
         pid: p.pid,
     };
     let ranks: Vec<metrics::Rank> = launch.ranks.iter().enumerate().map(rank).collect();
-    MetricsFile::open(&out.join("metrics.h5"), start, &ranks, evals, resumed)
+    let mut file = MetricsFile::open(&out.join("metrics.h5"), start, &ranks, evals, resumed)?;
+    launch.warnings().iter().try_for_each(|text| file.event(resumed.unwrap_or(0), &format!("warning: {text}")))?;
+    Ok(file)
 }

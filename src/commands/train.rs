@@ -7,7 +7,7 @@ use crate::data::{Batch, Loader};
 use crate::error::Result;
 use crate::failed;
 use crate::launch::{self, Launch, deadline, signals};
-use crate::metrics::StepRecord;
+use crate::metrics::{STOPPED, StepRecord};
 use crate::model::Input;
 use crate::optim::clip_factor;
 use crate::parallel::{Clock, Parallel, Settled};
@@ -97,7 +97,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
             saved = Some(dir);
         }
         if stop && !last {
-            launch::check(output.event(step + 1, "stopped early, as asked: run the same command again to go on"));
+            launch::check(output.event(step + 1, &format!("{STOPPED}, as asked: run the same command again to go on")));
             return Ok((End::AskAgain, saved));
         }
     }

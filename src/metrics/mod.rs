@@ -3,7 +3,7 @@
 //! ```text
 //! /train/{step,tokens,loss,lr,grad_norm,step_time,…}   a row a step            (StepRecord)
 //! /eval/<name>/{step,loss}                             a row an evaluation     (EvalPoint)
-//! /starts/{time,configuration,revision,…,first_step}   a row a program start   (Start)
+//! /starts/{time,steps,configuration,revision,…,first_step}   a row a program start   (Start)
 //! /ranks/{rank,host,device,cores,threads}              a row a rank of the latest start
 //! /events/{time,step,text}                             what happened besides
 //! ```
@@ -14,10 +14,14 @@
 mod console;
 mod file;
 mod history;
+pub mod letters;
 pub mod memory;
 mod panel;
 mod picture;
+mod recent;
 mod record;
+mod split;
+mod state;
 pub mod stats;
 mod summary;
 mod table;
@@ -27,8 +31,11 @@ pub mod units;
 pub use console::{Console, Stderr};
 pub use file::MetricsFile;
 pub use history::{EvalSet, Evaluation, History};
-pub use picture::draw;
+pub use picture::{Curve, by_night, curve, draw};
+pub use recent::Recent;
 pub use record::{EvalPoint, Event, Rank, Start, StepRecord};
+pub use split::{Share, split};
+pub use state::{STOPPED, State};
 pub use summary::Summary;
 
 /// Why an HDF5 call failed, in one line: the system's own words where its error stack has them.

@@ -13,7 +13,12 @@ type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
 pub const INK: RGBColor = RGBColor(38, 43, 51);
 pub const FAINT: RGBColor = RGBColor(120, 128, 138);
-const GRID: RGBColor = RGBColor(228, 231, 235);
+pub const GRID: RGBColor = RGBColor(228, 231, 235);
+
+/// As the SVG back end writes it.
+pub fn hex(color: RGBColor) -> String {
+    format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2)
+}
 
 /// Maps values to 0 … 1, linearly or by their logarithm. Values outside are held at the border.
 #[derive(Clone, Copy, Debug, PartialEq)]

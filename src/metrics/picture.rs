@@ -2,7 +2,8 @@
 //!
 //! Long runs are thinned to some hundreds of points a curve (mean, and a band from least to greatest), so that the
 //! picture stays small. Dashed lines show where the run was resumed.
-use super::panel::{Canvas, FAINT, FINE, INK, Panel, Scale, smooth, swatch, text, text_width, thin};
+use super::panel::{Canvas, FAINT, FINE, GRID, INK, Panel, Scale, hex, smooth, swatch, text, text_width, thin};
+use super::split::{OTHER, PARTS, Part};
 use super::summary::count;
 use super::units::{date, significant, thousands};
 use super::{History, StepRecord};
@@ -20,30 +21,71 @@ const TEAL: RGBColor = RGBColor(36, 138, 152);
 /// Of the held-out sets.
 const WARM: [RGBColor; 4] = [RGBColor(215, 103, 40), RGBColor(190, 52, 85), RGBColor(170, 130, 30), RGBColor(140, 90, 70)];
 
-/// Name, colour, seconds.
-type Part = (&'static str, RGBColor, fn(&StepRecord) -> f64);
+/// One of the curves, each in a frame of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Curve {
+    Loss,
+    LearningRate,
+    GradientNorm,
+    Throughput,
+    StepTime,
+}
 
-/// The parts of a step, from the bottom up; what is left of its time is drawn on top of them.
-const PARTS: [Part; 5] = [
-    ("data", RGBColor(200, 170, 60), |r| r.data_time),
-    ("forward", RGBColor(122, 170, 215), |r| r.forward_time),
-    ("backward", RGBColor(56, 106, 168), |r| r.backward_time),
-    ("exposed communication", RGBColor(205, 92, 70), |r| r.comm_exposed_time),
-    ("optimizer", RGBColor(110, 165, 120), |r| r.optimizer_time),
-];
-const OTHER: (&str, RGBColor) = ("other", RGBColor(190, 195, 202));
+/// Where a frame stands, in points: what its curves fill; labels stand outside.
+#[derive(Clone, Copy)]
+struct Place {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
+}
 
 /// The picture of a run, as SVG text. `title` is what the run is called.
 pub fn draw(history: &History, title: &str) -> String {
+    svg(WIDTH, HEIGHT, |canvas| page(canvas, history, title))
+}
+
+/// One curve by itself, on no ground: for a page that has its own.
+pub fn curve(history: &History, which: Curve) -> String {
+    let (width, height) = match which {
+        Curve::Loss => (1060.0, 350.0),
+        Curve::StepTime => (520.0, 268.0),
+        _ => (520.0, 246.0),
+    };
+    let below = if which == Curve::StepTime { 50.0 } else { 28.0 };
+    let place = Place { left: 46.0, top: 32.0, width: width - 64.0, height: height - 32.0 - below };
+    svg(width, height, |canvas| panel(canvas, history, which, place))
+}
+
+/// For CSS: each colour of [`curve`]s, and what stands for it on a dark page, whose ground is `--paper`.
+pub fn by_night() -> Vec<(String, &'static str)> {
+    let parts = PARTS.iter().map(|part| (part.color, part.night)).chain([OTHER]);
+    let all = [
+        (WHITE, "var(--paper)"),
+        (INK, "#e4e7eb"),
+        (FAINT, "#949ca8"),
+        (GRID, "#2a2f37"),
+        (BLUE, "#78aef2"),
+        (GREEN, "#6cc79c"),
+        (PURPLE, "#b996dc"),
+        (TEAL, "#5cc4d4"),
+        (WARM[0], "#f2935a"),
+        (WARM[1], "#ee7d98"),
+        (WARM[2], "#d9bb5c"),
+        (WARM[3], "#c99c84"),
+    ];
+    all.into_iter().chain(parts).map(|(color, night)| (hex(color), night)).collect()
+}
+
+fn svg(width: f64, height: f64, paint: impl FnOnce(&Canvas) -> Drawn) -> String {
     let mut svg = String::new();
     {
-        let size = ((WIDTH * FINE) as u32, (HEIGHT * FINE) as u32);
-        let canvas = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        page(&canvas, history, title).and_then(|()| canvas.present()).expect("drawing into a string cannot fail");
+        let canvas = SVGBackend::with_string(&mut svg, ((width * FINE) as u32, (height * FINE) as u32)).into_drawing_area();
+        paint(&canvas).and_then(|()| canvas.present()).expect("drawing into a string cannot fail");
     }
     // Shown at its size in points; the finer canvas stays in the view box.
-    let fine = format!("width=\"{}\" height=\"{}\"", WIDTH * FINE, HEIGHT * FINE);
-    svg.replacen(&fine, &format!("width=\"{WIDTH}\" height=\"{HEIGHT}\""), 1)
+    let fine = format!("width=\"{}\" height=\"{}\"", width * FINE, height * FINE);
+    svg.replacen(&fine, &format!("width=\"{width}\" height=\"{height}\""), 1)
 }
 
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
@@ -55,40 +97,51 @@ fn page(canvas: &Canvas, history: &History, title: &str) -> Drawn {
     let resumed = history.starts.iter().any(|s| s.resumed_step > 0);
     let across = if resumed { "across: optimizer steps; dashed: a resume" } else { "across: optimizer steps" };
     text(canvas, WIDTH - 30.0, 57.0, 12.0, &FAINT, HPos::Right, across)?;
+    let (left, right, width, height) = (64.0, 612.0, 478.0, 180.0);
+    let (upper, lower) = (478.0, 722.0);
+    panel(canvas, history, Curve::Loss, Place { left, top: 108.0, width: 1026.0, height: 312.0 })?;
+    panel(canvas, history, Curve::LearningRate, Place { left, top: upper, width, height })?;
+    panel(canvas, history, Curve::GradientNorm, Place { left: right, top: upper, width, height })?;
+    panel(canvas, history, Curve::Throughput, Place { left, top: lower, width, height })?;
+    panel(canvas, history, Curve::StepTime, Place { left: right, top: lower, width, height })
+}
+
+fn panel(canvas: &Canvas, history: &History, which: Curve, place: Place) -> Drawn {
     let first = history.steps.first().map_or(0, |r| r.step.saturating_sub(1));
     let x = Scale::linear(first as f64, history.steps.last().map_or(1, |r| r.step) as f64);
-    let place = |left: f64, top: f64, width: f64, height: f64, y: Scale| Panel { canvas, left, top, width, height, x, y };
+    let Place { left, top, width, height } = place;
+    let panel = |y: Scale| Panel { canvas, left, top, width, height, x, y };
     let curve = |get: fn(&StepRecord) -> f64| {
         let points = history.steps.iter().map(|r| (r.step as f64, get(r)));
         points.filter(|p| p.1.is_finite()).collect::<Vec<_>>()
     };
-
-    let loss = curve(|r| r.loss);
-    let evals = history.evaluations.iter().flat_map(|e| e.points.iter().map(|p| p.loss));
-    let y = Scale::around(loss.iter().map(|p| p.1).chain(evals), 6.0);
-    let panel = place(64.0, 108.0, 1026.0, 312.0, y);
-    draw_loss(&panel, history, &loss)?;
-
-    let (left, right, width, height) = (64.0, 612.0, 478.0, 180.0);
-    let (upper, lower) = (478.0, 722.0);
-    let lr = curve(|r| r.lr);
-    let top = lr.iter().fold(0.0f64, |a, p| a.max(p.1));
-    let panel = place(left, upper, width, height, Scale::linear(0.0, 1.06 * top));
-    panel.frame("Learning rate", "", &[])?;
-    simple(&panel, history, &lr, PURPLE)?;
-
-    let norm = curve(|r| r.grad_norm);
-    let panel = place(right, upper, width, height, Scale::around(norm.iter().map(|p| p.1), 8.0));
-    panel.frame("Gradient norm", "before clipping", &[])?;
-    simple(&panel, history, &norm, GREEN)?;
-
-    let rate = curve(|r| r.tokens_per_second);
-    let top = rate.iter().fold(0.0f64, |a, p| a.max(p.1));
-    let panel = place(left, lower, width, height, Scale::linear(0.0, 1.06 * top));
-    panel.frame("Throughput", "tokens/s, all ranks", &[])?;
-    simple(&panel, history, &rate, TEAL)?;
-
-    draw_times(&place(right, lower, width, height, step_time_scale(history)), history)
+    let from_zero = |points: &[(f64, f64)]| Scale::linear(0.0, 1.06 * points.iter().fold(0.0f64, |a, p| a.max(p.1)));
+    match which {
+        Curve::Loss => {
+            let loss = curve(|r| r.loss);
+            let evals = history.evaluations.iter().flat_map(|e| e.points.iter().map(|p| p.loss));
+            draw_loss(&panel(Scale::around(loss.iter().map(|p| p.1).chain(evals), 6.0)), history, &loss)
+        }
+        Curve::LearningRate => {
+            let lr = curve(|r| r.lr);
+            let panel = panel(from_zero(&lr));
+            panel.frame("Learning rate", "", &[])?;
+            simple(&panel, history, &lr, PURPLE)
+        }
+        Curve::GradientNorm => {
+            let norm = curve(|r| r.grad_norm);
+            let panel = panel(Scale::around(norm.iter().map(|p| p.1), 8.0));
+            panel.frame("Gradient norm", "before clipping", &[])?;
+            simple(&panel, history, &norm, GREEN)
+        }
+        Curve::Throughput => {
+            let rate = curve(|r| r.tokens_per_second);
+            let panel = panel(from_zero(&rate));
+            panel.frame("Throughput", "tokens/s, all ranks", &[])?;
+            simple(&panel, history, &rate, TEAL)
+        }
+        Curve::StepTime => draw_times(&panel(step_time_scale(history)), history),
+    }
 }
 
 /// The line under the title: what ran, on what, when.
@@ -163,8 +216,8 @@ fn step_time_scale(history: &History) -> Scale {
 fn draw_times(panel: &Panel, history: &History) -> Drawn {
     panel.frame("Time of a step", "ms, rank 0", &[])?;
     // The names stand under the panel: beside its title there is no room for six.
-    let (mut x, y) = (panel.left, panel.top + panel.height + 40.0);
-    for (name, color) in PARTS.iter().map(|(name, color, _)| (*name, *color)).chain([OTHER]) {
+    let (mut x, y) = (panel.left - 30.0, panel.top + panel.height + 40.0);
+    for (name, color) in PARTS.iter().map(|part| (part.name, part.color)).chain([("other", OTHER.0)]) {
         swatch(panel.canvas, x, y, color)?;
         text(panel.canvas, x + 14.0, y, 11.0, &INK, HPos::Left, name)?;
         x += 14.0 + text_width(name, 11.0) + 12.0;
@@ -181,11 +234,11 @@ fn draw_times(panel: &Panel, history: &History) -> Drawn {
         panel.area(&band, color.mix(0.92))
     };
     let mut sums = vec![0.0; buckets.len()];
-    for (_, color, get) in PARTS {
-        sums.iter_mut().zip(&buckets).for_each(|(sum, rows)| *sum += mean(rows, &get));
-        stack(sums.clone(), color)?;
+    for Part { color, get, .. } in PARTS {
+        sums.iter_mut().zip(&buckets).for_each(|(sum, rows)| *sum += mean(rows, get));
+        stack(sums.clone(), *color)?;
     }
-    stack(buckets.iter().map(|rows| mean(rows, &|r| r.step_time)).collect(), OTHER.1)?;
+    stack(buckets.iter().map(|rows| mean(rows, &|r| r.step_time)).collect(), OTHER.0)?;
     marks(panel, history)?;
     let slowest = steps.iter().map(|r| 1e3 * r.step_time).fold(0.0f64, f64::max);
     if slowest > panel.y.to {

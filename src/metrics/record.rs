@@ -235,6 +235,8 @@ pub struct Start {
     pub time: f64,
     /// Steps that a checkpoint had completed before; 0 for a run that begins. Filled in by [`super::MetricsFile::open`].
     pub resumed_step: u64,
+    /// Of the whole run, from its first step to its last; 0 where nobody said.
+    pub steps: u64,
     /// The whole resolved configuration, in TOML: can be fed back as `--config`.
     pub configuration: String,
     pub version: String,
@@ -283,6 +285,12 @@ pub(super) const START: &[Column<Start>] = &[
         units: "1",
         long_name: "steps completed by the checkpoint that this start went on from (0: it began anew); its own steps are those after, up to the next start's",
         value: Integer(|r| r.resumed_step as i64, |r, v| r.resumed_step = v as u64),
+    },
+    Column {
+        name: "steps",
+        units: "1",
+        long_name: "optimizer steps of the whole run, from its first to its last, as this start was told; 0 where unknown",
+        value: Integer(|r| r.steps as i64, |r, v| r.steps = v as u64),
     },
     Column {
         name: "configuration",

@@ -26,6 +26,7 @@ mod lost;
 mod measured;
 mod numbers;
 mod refused;
+mod report;
 mod results;
 mod spoken;
 mod stopped;

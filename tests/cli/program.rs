@@ -116,11 +116,20 @@ impl Running {
     /// Waits until rank 0 has written the line of `step`, or a later one.
     pub fn until_step(&mut self, step: u64) {
         let at = |line: &str| line.strip_prefix("step ")?.split('/').next()?.parse::<u64>().ok();
-        while !self.out.so_far().lines().filter_map(at).any(|s| s >= step) {
+        self.until(&format!("step {step}"), &|out| out.lines().filter_map(at).any(|s| s >= step));
+    }
+
+    /// Waits until these words have been said on stdout.
+    pub fn until_said(&mut self, words: &str) {
+        self.until(words, &|out| out.contains(words));
+    }
+
+    fn until(&mut self, what: &str, come: &dyn Fn(&str) -> bool) {
+        while !come(&self.out.so_far()) {
             let ended = self.child.try_wait().unwrap();
             if ended.is_some() || self.started.elapsed() > LONGEST {
                 let (out, err) = (end(&self.out.so_far()), end(&self.err.so_far()));
-                panic!("{}: step {step} did not come ({ended:?})\n{out}\n{err}", self.what);
+                panic!("{}: {what} did not come ({ended:?})\n{out}\n{err}", self.what);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
