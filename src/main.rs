@@ -42,6 +42,13 @@ fn main() {
                 Err(e) => refuse(&e, launch),
             }
         }
+        Ok(Asked::Verify(args)) => {
+            let launch = Launch::start(args.threads.map(usize::from), began);
+            match commands::verify::run(&args, &launch) {
+                Ok(passed) => launch.leave(if passed { 0 } else { 1 }),
+                Err(e) => refuse(&e, launch),
+            }
+        }
         Ok(Asked::BenchGemm(run)) => end_alone(commands::bench::gemm::run(&run)),
         Ok(Asked::Plan(run, args)) => end_alone(commands::plan::run(&run, &args)),
         Ok(Asked::Generate(args)) => end_alone(commands::generate::run(&args)),

@@ -3,7 +3,7 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
-use crate::commands::{bench::step::StepArgs, report::ReportArgs, tokenize::TokenizeArgs};
+use crate::commands::{bench::step::StepArgs, report::ReportArgs, tokenize::TokenizeArgs, verify::VerifyArgs};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -22,6 +22,7 @@ pub enum Asked {
     Report(ReportArgs),
     BenchStep(Box<Run>, StepArgs),
     BenchGemm(Box<Run>),
+    Verify(VerifyArgs),
     /// The help or the version: to be printed, and that is all.
     Text(String),
 }
@@ -142,6 +143,7 @@ pub fn command() -> Command {
         GenerateArgs::augment_args(Command::new("generate")),
         EvalArgs::augment_args(Command::new("eval")),
         ReportArgs::augment_args(Command::new("report")),
+        VerifyArgs::augment_args(Command::new("verify")),
         Command::new("bench")
             .about("Measure how fast this machine trains, and what stands in the way")
             .subcommand_required(true)
@@ -180,6 +182,7 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
         Some(("generate", m)) => Asked::Generate(GenerateArgs::from_arg_matches(m).map_err(typed)?),
         Some(("eval", m)) => Asked::Eval(EvalArgs::from_arg_matches(m).map_err(typed)?),
         Some(("report", m)) => Asked::Report(ReportArgs::from_arg_matches(m).map_err(typed)?),
+        Some(("verify", m)) => Asked::Verify(VerifyArgs::from_arg_matches(m).map_err(typed)?),
         Some(("bench", m)) => {
             let (benchmark, m) = m.subcommand().expect("clap wants one");
             let run = Box::new(config::resolve(config::read(m)?, Purpose::Bench)?);

@@ -8,9 +8,11 @@ pub mod kernels;
 pub mod output;
 pub mod plan;
 pub mod report;
+pub mod scratch;
 pub mod session;
 pub mod tokenize;
 pub mod train;
+pub mod verify;
 
 use crate::error::{Error, Result};
 use crate::{bad_input, checkpoint};

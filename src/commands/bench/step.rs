@@ -6,8 +6,9 @@
 //! ```
 use crate::commands::bench::node::{self, Node};
 use crate::commands::bench::roofline::{Ceilings, Roofline};
-use crate::commands::bench::{figure, figure_json, machine, name, tallied};
+use crate::commands::bench::{figure, figure_json, machine, tallied};
 use crate::commands::output::Output;
+use crate::commands::scratch::Scratch;
 use crate::commands::session::Session;
 use crate::commands::train::{self, End};
 use crate::commands::{tell, write_json};
@@ -20,7 +21,6 @@ use crate::metrics::stats::Stats;
 use crate::metrics::{History, MetricsFile, StepRecord, units};
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
 use std::time::Instant;
 
 /// Time the training loop on made-up tokens.
@@ -42,7 +42,7 @@ pub struct StepArgs {
 }
 
 pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("bench");
     run.train.out = scratch.0.clone();
     run.checkpoint.resume = Resume::Never;
     (run.checkpoint.every, run.checkpoint.at_end) = (None, false);
@@ -105,7 +105,7 @@ fn report(
         ("waiting for other ranks (s)", "comm_exposed_seconds", stats(|s| s.comm_exposed_time)),
         ("waiting for data (s)", "data_seconds", stats(|s| s.data_time)),
     ];
-    let (ranks, batch, precision) = (launch.size(), &run.batch, name(run.system.precision));
+    let (ranks, batch, precision) = (launch.size(), &run.batch, run.system.precision.name());
     let mut page = format!(
         "bench step: {}, {ranks} × {} threads, {precision}, {} sequences of {} tokens a step, {} steps after {}; {}\n",
         run.model.name,
@@ -140,21 +140,6 @@ fn report(
     json["predictions"] = json!(predictions);
     tell(page);
     run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &json))
-}
-
-/// A folder for the loop's files, removed when dropped. Only rank 0's is ever made.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Scratch {
-        Scratch(std::env::temp_dir().join(format!("llm-train-bench-{}", std::process::id())))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {
