@@ -45,8 +45,7 @@ fn losses(steps: usize, make: impl Fn(&Plan) -> Device) -> Vec<f64> {
     model.prepare(&dev);
     model.init(&dev, run.train.seed);
     let (o, total) = (&run.optim, STEPS as u64);
-    let schedule =
-        Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: o.warmup_steps.unwrap(), steps: total };
+    let schedule = Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: o.warmup_steps.unwrap(), steps: total };
     let targets = (global_batch * seq) as f64;
     let step = |step: u64| {
         model.zero_gradients(&dev);
@@ -88,12 +87,12 @@ fn the_reference_is_what_loops_in_f64_give() {
     assert!(farthest(&again, &reference()) < 1e-10, "{again:?} for {:?}", &reference()[..2]);
 }
 
-/// Every kernel stays far within what is allowed, and what is allowed is no more than twenty times what bf16 needs.
+/// Every kernel stays within half of what is allowed.
 #[test]
 fn the_curve_stays_near_by_every_kernel() {
     let _one = alone_here();
     for kernel in verify::kernels().unwrap() {
-        for (precision, allowed) in [(Precision::Fp32, 1e-4), (Precision::Bf16, 2e-2)] {
+        for (precision, allowed) in [(Precision::Fp32, 1e-5), (Precision::Bf16, 2e-2)] {
             if kernel.serves(precision) {
                 choose(precision, kernel);
                 let off = farthest(&losses(STEPS, |plan| Device::cpu(plan, 2, &[], precision).unwrap()), &reference());
@@ -190,7 +189,8 @@ fn the_program_passes_alone_and_on_ranks() {
     json["curves"][0]["losses"][30] = (1.03 * loss).into();
     std::fs::write(file("other.json"), json.to_string()).unwrap();
     let same = run(alone(&format!("verify --reference {}", file("one.json")))).with_code(0);
-    assert_eq!(same.after("loss curve fp32:").split_whitespace().next(), Some("0"), "the same bits again: {same}");
+    let share: f64 = same.after("loss curve fp32:").split_whitespace().next().unwrap().parse().unwrap();
+    assert!(share < 1e-9, "the same losses again: {same}");
     let other = run(ranks(2, &format!("verify --threads 1 --reference {}", file("other.json")))).with_code(1);
     assert!(other.after("VERIFICATION:").starts_with("FAIL    the loss of step 31 in fp32 is off by"), "{other}");
     assert!(other.err.lines().all(|line| !line.contains("panicked")), "{other}");

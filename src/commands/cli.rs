@@ -3,7 +3,10 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
-use crate::commands::{bench::step::StepArgs, report::ReportArgs, tokenize::TokenizeArgs, verify::VerifyArgs};
+use crate::commands::bench::{
+    attention::AttentionArgs, checkpoint::CheckpointArgs, collectives::CollectivesArgs, data::DataArgs, step::StepArgs,
+};
+use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs, verify::VerifyArgs};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -22,6 +25,10 @@ pub enum Asked {
     Report(ReportArgs),
     BenchStep(Box<Run>, StepArgs),
     BenchGemm(Box<Run>),
+    BenchAttention(Box<Run>, AttentionArgs),
+    BenchCollectives(CollectivesArgs),
+    BenchData(Box<Run>, DataArgs),
+    BenchCheckpoint(Box<Run>, CheckpointArgs),
     Verify(VerifyArgs),
     /// The help or the version: to be printed, and that is all.
     Text(String),
@@ -150,6 +157,10 @@ pub fn command() -> Command {
             .subcommands([
                 options(StepArgs::augment_args(Command::new("step"))),
                 options(Command::new("gemm").about("Time the matrix products of a model's layers")),
+                options(AttentionArgs::augment_args(Command::new("attention"))),
+                CollectivesArgs::augment_args(Command::new("collectives")),
+                options(DataArgs::augment_args(Command::new("data"))),
+                options(CheckpointArgs::augment_args(Command::new("checkpoint"))),
             ]),
     ];
     let whole =
@@ -185,9 +196,15 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
         Some(("verify", m)) => Asked::Verify(VerifyArgs::from_arg_matches(m).map_err(typed)?),
         Some(("bench", m)) => {
             let (benchmark, m) = m.subcommand().expect("clap wants one");
+            if benchmark == "collectives" {
+                return Ok(Asked::BenchCollectives(CollectivesArgs::from_arg_matches(m).map_err(typed)?));
+            }
             let run = Box::new(config::resolve(config::read(m)?, Purpose::Bench)?);
             match benchmark {
                 "step" => Asked::BenchStep(run, StepArgs::from_arg_matches(m).map_err(typed)?),
+                "attention" => Asked::BenchAttention(run, AttentionArgs::from_arg_matches(m).map_err(typed)?),
+                "data" => Asked::BenchData(run, DataArgs::from_arg_matches(m).map_err(typed)?),
+                "checkpoint" => Asked::BenchCheckpoint(run, CheckpointArgs::from_arg_matches(m).map_err(typed)?),
                 _ => Asked::BenchGemm(run),
             }
         }

@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod output;
 pub mod plan;
 pub mod report;
+pub mod scaling;
 pub mod scratch;
 pub mod session;
 pub mod tokenize;

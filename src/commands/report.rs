@@ -1,5 +1,5 @@
 //! `llm-train report OUT`: the run on one page, as a picture and as text. Works on a run that is still going, too.
-use crate::commands::{say, tell};
+use crate::commands::{say, scaling, tell};
 use crate::error::Result;
 use crate::failed;
 use crate::metrics::units::{bytes, date, duration, significant, thousands};
@@ -11,16 +11,38 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args, Clone, Debug)]
 pub struct ReportArgs {
     /// The folder that the run writes to (its --out), or a metrics.h5 itself
-    #[arg(value_name = "OUT")]
-    pub out: PathBuf,
-    /// Where the picture goes [default: OUT/report.svg]
+    #[arg(value_name = "OUT", required_unless_present = "scaling", conflicts_with = "scaling")]
+    pub out: Option<PathBuf>,
+    /// Where the picture goes [default: OUT/report.svg; of --scaling: none]
     #[arg(long, value_name = "FILE.svg")]
     pub output: Option<PathBuf>,
+    /// Several runs of a scaling study in one table: folders of runs, or --json files of bench step
+    #[arg(long, value_name = "RUN", num_args = 1..)]
+    pub scaling: Vec<PathBuf>,
+    /// The table of --scaling for machines
+    #[arg(long, value_name = "FILE", requires = "scaling")]
+    pub csv: Option<PathBuf>,
+    /// What a device costs an hour: --scaling then tells the cost of 10⁶ tokens
+    #[arg(long, value_name = "X", requires = "scaling", value_parser = price)]
+    pub price_per_device_hour: Option<f64>,
+}
+
+fn price(text: &str) -> std::result::Result<f64, String> {
+    let x: Option<f64> = text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0);
+    x.ok_or_else(|| "expected a price, not below 0".to_string())
 }
 
 /// Prints the page on stdout and writes the picture.
 pub fn run(args: &ReportArgs) -> Result<()> {
-    let file = metrics_file(&args.out);
+    let Some(out) = &args.out else {
+        return scaling::report(&scaling::Asked {
+            runs: &args.scaling,
+            csv: args.csv.as_deref(),
+            picture: args.output.as_deref(),
+            price: args.price_per_device_hour,
+        });
+    };
+    let file = metrics_file(out);
     let history = History::read(&file)?;
     let picture = args.output.clone().unwrap_or_else(|| file.with_file_name("report.svg"));
     write_picture(&history, &file, &picture)?;

@@ -183,6 +183,11 @@ impl Session {
         };
         checkpoint::save(&save, &|result| launch.agree(result))
     }
+
+    /// Weights and moments from the checkpoint `dir`, as a run that goes on from it reads them.
+    pub fn read_back(&self, run: &Run, launch: &Launch, dir: PathBuf) -> Result<()> {
+        fill(run, launch, &self.dev, &self.model, &self.optim, self.stage, Some(&dir))
+    }
 }
 
 /// Adam's moments as a checkpoint wants them.
@@ -287,7 +292,7 @@ fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Resul
     };
     let order = Order::Shuffled { seed: run.train.seed };
     let data = match &run.data.source {
-        Source::Synthetic => Data::synthetic(run.train.seed, &reading),
+        Source::Synthetic => Data::synthetic(run.train.seed, &Reading { vocab: run.data.synthetic_vocab, ..reading }),
         Source::Corpora(corpora) => Data::open(&specs(corpora, order, &reading)?, order, &reading)?,
     };
     data.batch(samples, 0, &share)?;

@@ -33,12 +33,18 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
     let s = &mut settings;
     let model = architecture::model(s)?;
     let source = source(s, purpose)?;
+    let synthetic_vocab = s.count("data.synthetic_vocab").map_or(model.config.vocab, |n| n as usize);
+    if synthetic_vocab > model.config.vocab {
+        let (name, vocab) = (s.named("data.synthetic_vocab"), model.config.vocab);
+        bad_input!("{name}: expected at most the model's vocabulary, {vocab}, found {synthetic_vocab}")
+    }
     let batch = batch(s, &model)?;
     let length = length(s, &source, purpose)?;
     let optim = optim(s)?;
     let run = Run {
         data: Data {
             source,
+            synthetic_vocab,
             val: s.list("data.val").iter().map(PathBuf::from).collect(),
             tokenizer: s.text("data.tokenizer").map(PathBuf::from),
             check: s.switch("data.check"),

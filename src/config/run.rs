@@ -48,6 +48,8 @@ pub enum Init {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Data {
     pub source: Source,
+    /// Made-up tokens lie below it.
+    pub synthetic_vocab: usize,
     /// Held-out corpora, each evaluated by itself. Empty: no evaluation.
     pub val: Vec<PathBuf>,
     pub tokenizer: Option<PathBuf>,

@@ -18,6 +18,7 @@ pub mod memory;
 mod panel;
 mod picture;
 mod record;
+mod scaling;
 pub mod stats;
 mod summary;
 mod table;
@@ -29,6 +30,7 @@ pub use file::MetricsFile;
 pub use history::{EvalSet, Evaluation, History};
 pub use picture::draw;
 pub use record::{EvalPoint, Event, Rank, Start, StepRecord};
+pub use scaling::draw_scaling;
 pub use summary::Summary;
 
 /// Why an HDF5 call failed, in one line: the system's own words where its error stack has them.

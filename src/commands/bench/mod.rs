@@ -6,6 +6,14 @@
 //! | [`roofline`] | `step --roofline`: each op beside what this machine can do at best |
 //! | [`node`] | `step --node`: the same op by op on a machine that is not here, predicted |
 //! | [`gemm`] | the products of a model's layers, by layout |
+//! | [`attention`] | forward and backward over lengths of sequences |
+//! | [`collectives`] | sums and copies between ranks, over sizes |
+//! | [`data`] | a corpus, read window by window |
+//! | [`checkpoint`] | a checkpoint, written and read |
+pub mod attention;
+pub mod checkpoint;
+pub mod collectives;
+pub mod data;
 pub mod gemm;
 pub mod node;
 pub mod roofline;

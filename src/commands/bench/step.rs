@@ -33,6 +33,9 @@ pub struct StepArgs {
     /// Run for about so many seconds, in place of --steps
     #[arg(long, value_name = "X", value_parser = seconds)]
     pub seconds: Option<f64>,
+    /// A step of a scaling study: weak, micro-batch × ranks sequences a step; strong, --global-batch of them
+    #[arg(long, value_name = "weak|strong", hide_possible_values = true, value_parser = ["weak", "strong"])]
+    pub scaling: Option<String>,
     /// Each op beside what this machine can do at best
     #[arg(long)]
     pub roofline: bool,
@@ -53,6 +56,14 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
     let Length::Steps(mut steps) = run.train.length else {
         crate::bad_input!("bench step: expected --steps or --seconds, found another length of the run");
     };
+
+    match (args.scaling.as_deref(), run.batch.global_batch) {
+        (Some("weak"), Some(batch)) => {
+            crate::bad_input!("--scaling weak: expected no global batch, for it follows from the ranks, found {batch}")
+        }
+        (Some("strong"), None) => crate::bad_input!("--scaling strong: expected --global-batch, found none"),
+        _ => (),
+    }
 
     launch.comm().barrier();
     let measure = || Ceilings::measure(run.system.precision, launch.threads);
@@ -118,6 +129,8 @@ fn report(
     );
     let mut json = machine(run, ranks, launch.threads);
     json["global_batch"] = json!(run.global_batch());
+    json["scaling"] = json!(args.scaling);
+    json["hosts"] = json!(launch.hosts());
     for (key, of, stats) in &figures {
         page += &figure(key, stats);
         json[of] = figure_json(stats);
