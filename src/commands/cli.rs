@@ -44,6 +44,9 @@ pub struct PlanArgs {
     /// How many of them share a node, and with it memory [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub ranks_per_node: Option<u32>,
+    /// For --micro-batch max: what a node's ranks may use together, in GiB [default: what this machine has free]
+    #[arg(long, value_name = "GIB", value_parser = above_zero)]
+    pub node_memory: Option<f64>,
 }
 
 /// Let a model go on from a text.
@@ -251,6 +254,11 @@ fn threads() -> clap::builder::RangedI64ValueParser<u16> {
 fn not_negative(text: &str) -> std::result::Result<f32, String> {
     let x: Option<f32> = text.parse().ok().filter(|x: &f32| x.is_finite() && *x >= 0.0);
     x.ok_or_else(|| "expected a number not below 0".to_string())
+}
+
+fn above_zero(text: &str) -> std::result::Result<f64, String> {
+    let x: Option<f64> = text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0);
+    x.ok_or_else(|| "expected a number above 0".to_string())
 }
 
 fn share(text: &str) -> std::result::Result<f32, String> {

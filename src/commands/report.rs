@@ -1,9 +1,9 @@
 //! `llm-train report OUT`: the run on one page, as a picture and as text. Works on a run that is still going, too.
 use crate::commands::{say, scaling, tell};
 use crate::error::Result;
-use crate::failed;
 use crate::metrics::units::{bytes, date, duration, significant, thousands};
 use crate::metrics::{self, History, Summary};
+use crate::{bad_input, failed};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -20,10 +20,10 @@ pub struct ReportArgs {
     #[arg(long, value_name = "RUN", num_args = 1..)]
     pub scaling: Vec<PathBuf>,
     /// The table of --scaling for machines
-    #[arg(long, value_name = "FILE", requires = "scaling")]
+    #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// What a device costs an hour: --scaling then tells the cost of 10⁶ tokens
-    #[arg(long, value_name = "X", requires = "scaling", value_parser = price)]
+    #[arg(long, value_name = "X", value_parser = price)]
     pub price_per_device_hour: Option<f64>,
 }
 
@@ -42,6 +42,9 @@ pub fn run(args: &ReportArgs) -> Result<()> {
             price: args.price_per_device_hour,
         });
     };
+    if args.csv.is_some() || args.price_per_device_hour.is_some() {
+        bad_input!("--csv and --price-per-device-hour: expected --scaling, for they belong to its table, found one run");
+    }
     let file = metrics_file(out);
     let history = History::read(&file)?;
     let picture = args.output.clone().unwrap_or_else(|| file.with_file_name("report.svg"));

@@ -161,7 +161,9 @@ fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {
         s.derive("batch.seq_len", Value::Count(model.config.context as u64));
     }
     let seq_len = s.count("batch.seq_len").expect("given or derived") as usize;
-    let micro_batch = s.count("batch.micro_batch").expect("it has a default") as usize;
+    // One until it is known how many fit.
+    let most = matches!(s.get("batch.micro_batch"), Some(Value::Text(_)));
+    let micro_batch = if most { 1 } else { s.count("batch.micro_batch").expect("it has a default") as usize };
     if seq_len > model.config.context {
         bad_input!(
             "{}: expected at most the model's context, {}, found {seq_len}",
@@ -181,7 +183,7 @@ fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {
             bytes as f64
         )
     }
-    Ok(Batch { seq_len, micro_batch, global_batch: s.count("batch.global_batch").map(|n| n as usize) })
+    Ok(Batch { seq_len, micro_batch, most, global_batch: s.count("batch.global_batch").map(|n| n as usize) })
 }
 
 /// Steps, tokens or epochs, whichever was said most strongly.

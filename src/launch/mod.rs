@@ -8,6 +8,7 @@
 //! A process with no launcher is a world of one. Other ends (panic, a rank killed, a hang) are in [`crate::comm::fault`].
 pub mod cores;
 pub mod logging;
+pub mod memory;
 pub mod signals;
 pub mod slurm;
 mod table;
