@@ -120,9 +120,15 @@ fn of_history(run: String, path: &Path) -> Result<Measured> {
         global_batch: key("batch", "global_batch").and_then(|v| v.as_integer()).unwrap_or(0) as u64,
         tokens_per_second: rate,
         exposed: exposed / step,
-        joules_per_token: None,
+        joules_per_token: joules_per_token(counted),
         scaling: None,
     })
+}
+
+/// Of those steps together; `None` where one has no energy.
+fn joules_per_token(steps: &[metrics::StepRecord]) -> Option<f64> {
+    let joules = steps.iter().map(|s| s.energy).sum::<Option<f64>>()?;
+    Some(joules / steps.iter().map(|s| s.tokens_per_second * s.step_time).sum::<f64>())
 }
 
 /// The rows by devices, and which kind of scaling they show.
@@ -228,6 +234,13 @@ mod tests {
         assert!((lines[1].cost.unwrap() - 0.008 / 2400.0 * 1e6).abs() < 1e-9);
         let csv = csv(kind, &lines);
         assert_eq!(csv.lines().nth(2), Some("\"r8\",weak,8,32,2400,300,3,0.75,0.1,,3.3333333333333335"));
+    }
+
+    #[test]
+    fn energy_is_that_of_all_steps_or_none() {
+        let step = |energy| metrics::StepRecord { energy, tokens_per_second: 50.0, step_time: 2.0, ..Default::default() };
+        assert_eq!(joules_per_token(&[step(Some(30.0)), step(Some(10.0))]), Some(0.2));
+        assert_eq!(joules_per_token(&[step(Some(30.0)), step(None)]), None);
     }
 
     #[test]

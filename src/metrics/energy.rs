@@ -104,7 +104,9 @@ fn rapl(root: &Path) -> Vec<(PathBuf, Unit)> {
         }
     };
     let zones = names(&root.join("sys/class/powercap")).into_iter().filter(counts);
-    zones.filter_map(|zone| Some((zone.join("energy_uj"), Unit::Microjoules(number(&zone.join("max_energy_range_uj"))?)))).collect()
+    zones
+        .filter_map(|zone| Some((zone.join("energy_uj"), Unit::Microjoules(number(&zone.join("max_energy_range_uj"))?))))
+        .collect()
 }
 
 #[cfg(test)]

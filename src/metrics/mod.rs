@@ -12,6 +12,7 @@
 //! **every figure printed can be recomputed from the file**, and to be sure of it the end block ([`Summary`]), its JSON
 //! and `llm-train report` are computed from nothing else ([`History::read`]).
 mod console;
+pub mod energy;
 mod file;
 mod history;
 pub mod memory;

@@ -135,6 +135,14 @@ fn report(
         page += &figure(key, stats);
         json[of] = figure_json(stats);
     }
+    let joules = steps.iter().map(|s| s.energy.map(|joules| joules / run.tokens_per_step() as f64)).collect::<Option<Vec<_>>>();
+    if let Some(per_token) = joules.and_then(Stats::of) {
+        page += &figure("energy per token (J)", &per_token);
+        page += &format!("tokens per joule: {}    of all nodes\n", units::significant(1.0 / per_token.mean, 6));
+        (json["energy_per_token"], json["joules_per_token"]) = (figure_json(&per_token), json!(per_token.mean));
+    } else {
+        page += "energy: not measured    a node has no counter that can be read\n";
+    }
     page += &format!("peak memory (bytes): {peak}    {}, rank 0\n", units::bytes(peak));
     json["peak_memory_bytes"] = json!(peak);
     let step = figures[1].2.mean;
