@@ -1,5 +1,6 @@
 //! Reads the command line, brings the ranks together, runs the command, leaves. Exit codes: `llm-train --help`.
 use llm_train::commands::{self, cli::Asked};
+use llm_train::config::Run;
 use llm_train::error::Error;
 use llm_train::launch::{self, Launch, logging, slurm};
 use std::time::Instant;
@@ -35,10 +36,26 @@ fn main() {
             }
         }
         Ok(Asked::BenchStep(mut run, args)) => {
-            launch::patience(run.system.patience);
-            let launch = Launch::start(run.system.threads, began);
-            match commands::bench::step::run(&mut run, &args, &launch) {
+            together(&run.clone(), began, |launch| commands::bench::step::run(&mut run, &args, launch))
+        }
+        Ok(Asked::BenchData(mut run, args)) => {
+            together(&run.clone(), began, |launch| commands::bench::data::run(&mut run, &args, launch))
+        }
+        Ok(Asked::BenchCheckpoint(mut run, args)) => {
+            together(&run.clone(), began, |launch| commands::bench::checkpoint::run(&mut run, &args, launch))
+        }
+        Ok(Asked::BenchCollectives(args)) => {
+            let launch = Launch::start(None, began);
+            match commands::bench::collectives::run(&args, &launch) {
                 Ok(()) => launch.leave(0),
+                Err(e) => refuse(&e, launch),
+            }
+        }
+        Ok(Asked::BenchAttention(run, args)) => end_alone(commands::bench::attention::run(&run, &args)),
+        Ok(Asked::Verify(args)) => {
+            let launch = Launch::start(args.threads.map(usize::from), began);
+            match commands::verify::run(&args, &launch) {
+                Ok(passed) => launch.leave(if passed { 0 } else { 1 }),
                 Err(e) => refuse(&e, launch),
             }
         }
@@ -54,6 +71,16 @@ fn main() {
             refuse(&agreed.expect_err("one of them has an error"), launch)
         }
         Err(e) => end_alone(Err(e)),
+    }
+}
+
+/// A command of all ranks, from start to end.
+fn together(run: &Run, began: Instant, command: impl FnOnce(&Launch) -> Result<(), Error>) -> ! {
+    launch::patience(run.system.patience);
+    let launch = Launch::start(run.system.threads, began);
+    match command(&launch) {
+        Ok(()) => launch.leave(0),
+        Err(e) => refuse(&e, launch),
     }
 }
 

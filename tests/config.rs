@@ -77,7 +77,7 @@ fn another(path: &str, kind: Kind) -> (&'static str, String) {
         ("model.init", _) => ("pretrained", "\"pretrained\"".into()),
         ("system.zero", _) => ("1", "1".into()),
         ("train.seed", _) => ("3", "3".into()),
-        (_, Kind::Count { .. }) => ("12", "12".into()),
+        (_, Kind::Count { .. } | Kind::CountOrMax { .. }) => ("12", "12".into()),
         (_, Kind::Number(_)) => ("0.01", "0.01".into()),
         (_, Kind::Switch(_)) => ("true", "true".into()),
         (_, Kind::Text(_)) => ("some where", "\"some where\"".into()),

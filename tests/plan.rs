@@ -91,3 +91,37 @@ fn what_makes_no_plan_is_one_sentence_and_exit_code_2() {
         assert!(said.contains(words), "{said}");
     }
 }
+
+/// One more sequence than was found would not fit; a global batch bounds it too.
+#[test]
+fn the_largest_micro_batch_is_found() {
+    use llm_train::commands::plan::{largest_micro_batch, lay_out, memory_rows};
+    let run = |more: &str| {
+        let mut settings = llm_train::config::Settings::defaults();
+        settings.read_text(&format!("[model]\nname = \"nano\"\n[batch]\nmicro_batch = \"max\"\n{more}"), "test").unwrap();
+        llm_train::config::resolve(settings, llm_train::config::Purpose::Plan).unwrap()
+    };
+    let needs = |micro_batch: usize, ranks: usize| {
+        let mut run = run("");
+        run.batch.micro_batch = micro_batch;
+        let (plan, model, ..) = lay_out(&run, 0, ranks);
+        memory_rows(&plan, &model, ranks, ranks, 2).iter().map(|(_, bytes)| bytes).sum::<u64>()
+    };
+    for (bytes, ranks) in [(300 << 20, 1), (1 << 30, 2), (7 << 30, 3)] {
+        let found = largest_micro_batch(&run(""), ranks, ranks, 2, bytes).unwrap();
+        assert!(needs(found, ranks) <= bytes && bytes < needs(found + 1, ranks), "{found} in {bytes} bytes");
+    }
+    assert_eq!(largest_micro_batch(&run("global_batch = 9"), 2, 2, 2, 7 << 30).unwrap(), 5);
+    let why = largest_micro_batch(&run(""), 1, 1, 2, 1 << 20).unwrap_err().to_string();
+    assert!(why.contains("for one sequence, found 1.00 MiB"), "{why}");
+}
+
+#[test]
+fn plan_says_what_it_chose() {
+    let options = ["--model", "nano", "--micro-batch", "max", "--ranks", "4", "--ranks-per-node", "2", "--node-memory", "4"];
+    let (page, json) = plan(&options);
+    let found = json["micro_batch"].as_u64().unwrap();
+    assert!(page.starts_with(&format!("micro-batch {found}: the largest that fits 2.00 GiB a rank")), "{page}");
+    assert!(found > 8 && json["total_bytes_per_rank"].as_u64().unwrap() <= 2 << 30, "{json}");
+    assert_eq!(json["config"]["batch"]["micro_batch"].as_u64(), Some(found));
+}

@@ -3,7 +3,10 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
-use crate::commands::{bench::step::StepArgs, report::ReportArgs, tokenize::TokenizeArgs};
+use crate::commands::bench::{
+    attention::AttentionArgs, checkpoint::CheckpointArgs, collectives::CollectivesArgs, data::DataArgs, step::StepArgs,
+};
+use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs, verify::VerifyArgs};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -22,6 +25,11 @@ pub enum Asked {
     Report(ReportArgs),
     BenchStep(Box<Run>, StepArgs),
     BenchGemm(Box<Run>),
+    BenchAttention(Box<Run>, AttentionArgs),
+    BenchCollectives(CollectivesArgs),
+    BenchData(Box<Run>, DataArgs),
+    BenchCheckpoint(Box<Run>, CheckpointArgs),
+    Verify(VerifyArgs),
     /// The help or the version: to be printed, and that is all.
     Text(String),
 }
@@ -36,6 +44,9 @@ pub struct PlanArgs {
     /// How many of them share a node, and with it memory [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub ranks_per_node: Option<u32>,
+    /// For --micro-batch max: what a node's ranks may use together, in GiB [default: what this machine has free]
+    #[arg(long, value_name = "GIB", value_parser = above_zero)]
+    pub node_memory: Option<f64>,
 }
 
 /// Let a model go on from a text.
@@ -142,12 +153,17 @@ pub fn command() -> Command {
         GenerateArgs::augment_args(Command::new("generate")),
         EvalArgs::augment_args(Command::new("eval")),
         ReportArgs::augment_args(Command::new("report")),
+        VerifyArgs::augment_args(Command::new("verify")),
         Command::new("bench")
             .about("Measure how fast this machine trains, and what stands in the way")
             .subcommand_required(true)
             .subcommands([
                 options(StepArgs::augment_args(Command::new("step"))),
                 options(Command::new("gemm").about("Time the matrix products of a model's layers")),
+                options(AttentionArgs::augment_args(Command::new("attention"))),
+                CollectivesArgs::augment_args(Command::new("collectives")),
+                options(DataArgs::augment_args(Command::new("data"))),
+                options(CheckpointArgs::augment_args(Command::new("checkpoint"))),
             ]),
     ];
     let whole =
@@ -180,11 +196,18 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
         Some(("generate", m)) => Asked::Generate(GenerateArgs::from_arg_matches(m).map_err(typed)?),
         Some(("eval", m)) => Asked::Eval(EvalArgs::from_arg_matches(m).map_err(typed)?),
         Some(("report", m)) => Asked::Report(ReportArgs::from_arg_matches(m).map_err(typed)?),
+        Some(("verify", m)) => Asked::Verify(VerifyArgs::from_arg_matches(m).map_err(typed)?),
         Some(("bench", m)) => {
             let (benchmark, m) = m.subcommand().expect("clap wants one");
+            if benchmark == "collectives" {
+                return Ok(Asked::BenchCollectives(CollectivesArgs::from_arg_matches(m).map_err(typed)?));
+            }
             let run = Box::new(config::resolve(config::read(m)?, Purpose::Bench)?);
             match benchmark {
                 "step" => Asked::BenchStep(run, StepArgs::from_arg_matches(m).map_err(typed)?),
+                "attention" => Asked::BenchAttention(run, AttentionArgs::from_arg_matches(m).map_err(typed)?),
+                "data" => Asked::BenchData(run, DataArgs::from_arg_matches(m).map_err(typed)?),
+                "checkpoint" => Asked::BenchCheckpoint(run, CheckpointArgs::from_arg_matches(m).map_err(typed)?),
                 _ => Asked::BenchGemm(run),
             }
         }
@@ -231,6 +254,11 @@ fn threads() -> clap::builder::RangedI64ValueParser<u16> {
 fn not_negative(text: &str) -> std::result::Result<f32, String> {
     let x: Option<f32> = text.parse().ok().filter(|x: &f32| x.is_finite() && *x >= 0.0);
     x.ok_or_else(|| "expected a number not below 0".to_string())
+}
+
+fn above_zero(text: &str) -> std::result::Result<f64, String> {
+    let x: Option<f64> = text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0);
+    x.ok_or_else(|| "expected a number above 0".to_string())
 }
 
 fn share(text: &str) -> std::result::Result<f32, String> {

@@ -1,6 +1,7 @@
 //! The commands, one file each, and the command line that leads to them.
 pub mod bench;
 pub mod cli;
+pub mod energy;
 pub mod eval;
 pub mod generate;
 pub mod gpu;
@@ -8,9 +9,12 @@ pub mod kernels;
 pub mod output;
 pub mod plan;
 pub mod report;
+pub mod scaling;
+pub mod scratch;
 pub mod session;
 pub mod tokenize;
 pub mod train;
+pub mod verify;
 
 use crate::error::{Error, Result};
 use crate::{bad_input, checkpoint};

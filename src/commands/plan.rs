@@ -1,6 +1,7 @@
 //! `llm-train plan`: what a run would need, counted on a login node: no MPI, no data, no device.
 //!
 //! The same functions give the tables that a run prints at its start, so that plan and run agree.
+use crate::bad_input;
 use crate::checkpoint;
 use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
@@ -55,6 +56,37 @@ pub fn memory_rows(plan: &Plan, model: &Decoder, ranks: usize, near: usize, thre
     ]
 }
 
+/// The largest micro-batch whose memory, all rows of the table together, is at most `bytes` a rank; not more than a step has
+/// for a rank where the global batch is given.
+///
+/// Errors: not even one sequence fits.
+pub fn largest_micro_batch(run: &Run, ranks: usize, near: usize, threads: usize, bytes: u64) -> Result<usize> {
+    let needs = |micro_batch: usize| {
+        let mut tried = run.clone();
+        tried.batch.micro_batch = micro_batch;
+        let (plan, model, ..) = lay_out(&tried, 0, ranks);
+        memory_rows(&plan, &model, ranks, near, threads).iter().map(|(_, bytes)| bytes).sum::<u64>()
+    };
+    if needs(1) > bytes {
+        let (needed, found) = (units::bytes(needs(1)), units::bytes(bytes));
+        bad_input!("{}: expected {needed} a rank for one sequence, found {found}", run.settings.named("batch.micro_batch"));
+    }
+    let most = run.batch.global_batch.map_or(1 << 20, |batch| batch.div_ceil(ranks));
+    let (mut yes, mut no) = (1, 2);
+    while no <= most && needs(no) <= bytes {
+        (yes, no) = (no, 2 * no);
+    }
+    let mut no = no.min(most + 1);
+    while no - yes > 1 {
+        let middle = usize::midpoint(yes, no);
+        if needs(middle) <= bytes { yes = middle } else { no = middle }
+    }
+    Ok(yes)
+}
+
+/// Of the memory that is there, what a rank may count on: the rest is for whatever else the node does.
+pub const SHARE: f64 = 0.9;
+
 /// The parameters as the files name and count them, those of all blocks in one line.
 ///
 /// ```text
@@ -92,12 +124,26 @@ fn without_numbers(name: &str) -> String {
 pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     let ranks = args.ranks as usize;
     let mut run = run.clone();
+    let threads = run.system.threads.unwrap_or_else(crate::launch::usable_cores);
+    let on_node = args.ranks_per_node.map_or(ranks, |n| ranks.min(n as usize));
+    let near = if run.system.shared_sums { on_node } else { 1 };
+    if run.batch.most {
+        let here = || crate::launch::memory::available().map(|bytes| SHARE * bytes as f64);
+        let Some(node) = args.node_memory.map(|gib| gib * f64::from(1 << 30)).or_else(here) else {
+            bad_input!(
+                "{}: expected --node-memory, for this system does not tell its own",
+                run.settings.named("batch.micro_batch")
+            )
+        };
+        let each = (node / on_node as f64) as u64;
+        let found = largest_micro_batch(&run, ranks, near, threads, each)?;
+        tell(format!("micro-batch {found}: the largest that fits {} a rank\n\n", units::bytes(each)));
+        run.settle(found);
+    }
     run.validate_for(ranks)?;
     let config = &run.model.config;
     config.validate(run.batch.seq_len)?;
     let (plan, model, ..) = lay_out(&run, 0, ranks);
-    let threads = run.system.threads.unwrap_or_else(crate::launch::usable_cores);
-    let near = if run.system.shared_sums { args.ranks_per_node.map_or(ranks, |n| ranks.min(n as usize)) } else { 1 };
     let rows = memory_rows(&plan, &model, ranks, near, threads);
     let flops = config.flops_per_token(run.batch.seq_len);
     let (tokens, parameters) = (run.tokens_per_step(), config.parameter_count());
@@ -118,7 +164,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
         let memory: serde_json::Map<_, _> = rows.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
         let all = json!({
-            "ranks": ranks, "parameters": parameters, "memory_bytes_per_rank": memory, "total_bytes_per_rank": total,
+            "ranks": ranks, "micro_batch": run.batch.micro_batch, "parameters": parameters, "memory_bytes_per_rank": memory, "total_bytes_per_rank": total,
             "tokens_per_step": tokens, "micro_steps": micro_steps, "flops_per_token_full": flops.full,
             "flops_per_token_causal": flops.causal, "flops_per_step": flops.full * tokens as f64,
             "checkpoint_bytes": checkpoint, "config": run.to_json(),

@@ -1,14 +1,13 @@
 //! `llm-train report OUT`: the run on one page, as text, as a picture and as HTML. Works on a run that is still going, too;
-//! `--live` follows it.
+//! `--live` follows it, `--scaling` sets several side by side.
 mod html;
 mod live;
 
-use crate::commands::{say, tell};
+use crate::commands::{say, scaling, tell};
 use crate::error::Result;
 use crate::metrics::units::{bytes, date, duration, significant, thousands};
 use crate::metrics::{self, History, State, Summary};
-use crate::{checkpoint, failed};
-
+use crate::{bad_input, checkpoint, failed};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,25 +16,50 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(clap::Args, Clone, Debug)]
 pub struct ReportArgs {
     /// The folder that the run writes to (its --out), or a metrics.h5 itself
-    #[arg(value_name = "OUT")]
-    pub out: PathBuf,
-    /// Where the picture goes, and the HTML page beside it [default: OUT/report.svg, OUT/report.html]
+    #[arg(value_name = "OUT", required_unless_present = "scaling", conflicts_with = "scaling")]
+    pub out: Option<PathBuf>,
+    /// Where the picture goes, and the HTML page beside it [default: OUT/report.svg, OUT/report.html; of --scaling: none]
     #[arg(long, value_name = "FILE.svg")]
     pub output: Option<PathBuf>,
     /// Follow the run in the terminal, also from another node, until it ends or Ctrl-C; writes nothing
-    #[arg(long, conflicts_with = "output")]
+    #[arg(long, conflicts_with_all = ["output", "scaling"])]
     pub live: bool,
     /// With --live: seconds between looks [default: 1 on a terminal, else 30]
     #[arg(long, value_name = "SECONDS", requires = "live", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub every: Option<u64>,
+    /// Several runs of a scaling study in one table: folders of runs, or --json files of bench step
+    #[arg(long, value_name = "RUN", num_args = 1..)]
+    pub scaling: Vec<PathBuf>,
+    /// The table of --scaling for machines
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// What a device costs an hour: --scaling then tells the cost of 10⁶ tokens
+    #[arg(long, value_name = "X", value_parser = price)]
+    pub price_per_device_hour: Option<f64>,
+}
+
+fn price(text: &str) -> std::result::Result<f64, String> {
+    let x: Option<f64> = text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0);
+    x.ok_or_else(|| "expected a price, not below 0".to_string())
 }
 
 /// Prints the page on stdout and writes the picture and the HTML page.
 pub fn run(args: &ReportArgs) -> Result<()> {
-    if args.live {
-        return live::follow(&metrics_file(&args.out), args.every);
+    let Some(out) = &args.out else {
+        return scaling::report(&scaling::Asked {
+            runs: &args.scaling,
+            csv: args.csv.as_deref(),
+            picture: args.output.as_deref(),
+            price: args.price_per_device_hour,
+        });
+    };
+    if args.csv.is_some() || args.price_per_device_hour.is_some() {
+        bad_input!("--csv and --price-per-device-hour: expected --scaling, for they belong to its table, found one run");
     }
-    let file = metrics_file(&args.out);
+    if args.live {
+        return live::follow(&metrics_file(out), args.every);
+    }
+    let file = metrics_file(out);
     let history = History::read(&file)?;
     let picture = args.output.clone().unwrap_or_else(|| file.with_file_name("report.svg"));
     let html = picture.with_extension("html");

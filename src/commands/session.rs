@@ -6,14 +6,14 @@
 //! ```
 use crate::checkpoint::{self, Keep, Moments, Progress};
 use crate::comm::Network;
-use crate::commands::check_json;
 use crate::commands::cli::VERSION;
 use crate::commands::eval::Evaluator;
 use crate::commands::gpu;
 use crate::commands::kernels;
 use crate::commands::output::Output;
 use crate::commands::plan;
-use crate::config::{Init, Resume, Run, Source};
+use crate::commands::{check_json, say};
+use crate::config::{DeviceKind, Init, Resume, Run, Source};
 use crate::data::{Data, Loader, Order, Reading, Share};
 use crate::device::{Device, Memory};
 use crate::error::{Error, Result};
@@ -60,6 +60,9 @@ struct Opened {
 impl Session {
     /// Errors: `Input` for whatever the user gave that cannot be used, the same on every rank.
     pub fn open(run: &mut Run, launch: &Launch) -> Result<(Session, Output)> {
+        if run.batch.most {
+            settle_micro_batch(run, launch)?;
+        }
         launch.agree(run.validate_for(launch.size()))?;
         launch.same_everywhere("the program's version", VERSION)?;
         launch.same_everywhere("the configuration", &run.to_toml())?;
@@ -184,6 +187,11 @@ impl Session {
         };
         checkpoint::save(&save, &|result| launch.agree(result))
     }
+
+    /// Weights and moments from the checkpoint `dir`, as a run that goes on from it reads them.
+    pub fn read_back(&self, run: &Run, launch: &Launch, dir: PathBuf) -> Result<()> {
+        fill(run, launch, &self.dev, &self.model, &self.optim, self.stage, Some(&dir))
+    }
 }
 
 /// Adam's moments as a checkpoint wants them.
@@ -219,6 +227,25 @@ fn resume_from(run: &Run, launch: &Launch) -> Result<Option<(PathBuf, Progress)>
     };
     let progress = launch.agree(read())?;
     Ok(Some((dir, progress)))
+}
+
+/// The largest micro-batch that fits every node, from the plan's count.
+fn settle_micro_batch(run: &mut Run, launch: &Launch) -> Result<()> {
+    if run.system.device != DeviceKind::Cpu && crate::device::cuda::count().is_ok_and(|n| n > 0) {
+        let name = run.settings.named("batch.micro_batch");
+        crate::bad_input!("{name}: expected a number on GPUs, whose message of what does not fit tells the largest, found max");
+    }
+    let near = if run.system.shared_sums { launch.local_size } else { 1 };
+    // Everyone looks before anyone takes: what is free on a node is for all of its ranks.
+    let free = launch::memory::available().map_or(0.0, |bytes| plan::SHARE * bytes as f64 / launch.local_size as f64);
+    let least = launch.comm().exchange(&[free]).iter().map(|free| free[0]).fold(f64::INFINITY, f64::min) as u64;
+    let found = launch.agree(plan::largest_micro_batch(run, launch.size(), near, launch.threads, least))?;
+    let found = launch.comm().exchange(&[found as f64]).iter().map(|n| n[0]).fold(f64::INFINITY, f64::min) as usize;
+    if launch.leads() {
+        say(format_args!("micro-batch {found}: the largest that fits {} a rank", metrics::units::bytes(least)));
+    }
+    run.settle(found);
+    Ok(())
 }
 
 /// Memory for weights and gradients that the other ranks of the node can read. Without it everything goes by message, which is
@@ -288,7 +315,7 @@ fn open_corpora(run: &Run, launch: &Launch, share: Share, samples: u64) -> Resul
     };
     let order = Order::Shuffled { seed: run.train.seed };
     let data = match &run.data.source {
-        Source::Synthetic => Data::synthetic(run.train.seed, &reading),
+        Source::Synthetic => Data::synthetic(run.train.seed, &Reading { vocab: run.data.synthetic_vocab, ..reading }),
         Source::Corpora(corpora) => Data::open(&specs(corpora, order, &reading)?, order, &reading)?,
     };
     data.batch(samples, 0, &share)?;

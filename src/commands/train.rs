@@ -1,5 +1,6 @@
 //! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
 use crate::checkpoint;
+use crate::commands::energy::Meter;
 use crate::commands::output::Output;
 use crate::commands::session::Session;
 use crate::config::Run;
@@ -41,6 +42,8 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
     let between_gpus = s.network.as_ref().map(|network| network.beside(launch.comm()));
     let comm = between_gpus.as_ref().map_or(launch.comm(), |beside| beside);
     let mut parallel = Parallel::new(&s.dev, comm, s.model.groups(), s.stage);
+    let mut meter = Meter::start(launch);
+    meter.complaint(launch).iter().for_each(|line| output.console.say(line));
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
     let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), None);
@@ -74,7 +77,8 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
 
         let clock = parallel.take_clock();
         step_time = began.elapsed();
-        let row = record(s, output, step, &settled, step_time, waited, updated, &clock);
+        let energy = meter.lap(launch);
+        let row = StepRecord { energy, ..record(s, output, step, &settled, step_time, waited, updated, &clock) };
         launch::check(output.step(&row));
         if step == s.from {
             launch::check(output.first_step(launch.elapsed()));

@@ -28,6 +28,11 @@ pub enum Kind {
         least: u64,
         most: u64,
     },
+    /// The same, or the word `max`: as many as fit.
+    CountOrMax {
+        least: u64,
+        most: u64,
+    },
     Number(Range),
     /// `true` or `false`. On the command line the bare option means `true`, and this other option `false`.
     Switch(&'static str),
@@ -79,7 +84,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
 ];
 
 use self::Default::{Else, Is, Needed};
-use Kind::{Choice, Count, List, Number, Switch, Text, Time};
+use Kind::{Choice, Count, CountOrMax, List, Number, Switch, Text, Time};
 use Range::{Fraction, NotNegative, Positive, Share};
 
 /// Structural: products of two such numbers stay within 62 bits.
@@ -113,6 +118,7 @@ pub const KEYS: &[Key] = &[
         "Training corpora (file or prefix) and their shares in the blend"),
     key("data", "val", "val-data", List("FILE"), Else("no evaluation"), "Held-out corpora, each evaluated by itself"),
     key("data", "synthetic", "synthetic-data", Switch("no-synthetic-data"), Is("false"), "Train on made-up tokens; no corpus is read"),
+    key("data", "synthetic_vocab", "synthetic-vocab", WIDE, Else("the model's vocabulary"), "Made-up tokens lie in 0 … N − 1"),
     key("data", "tokenizer", "tokenizer", FILE, Else("the one beside the model or corpus, if any"),
         "tokenizer.json, to go with checkpoints and to count bytes"),
     key("data", "check", "check-data", Switch("no-check-data"), Is("false"), "Scan all tokens of the corpora before step 1"),
@@ -120,7 +126,8 @@ pub const KEYS: &[Key] = &[
         "No attention across documents; positions restart in each"),
 
     key("batch", "seq_len", "seq-len", ROWS, Else("the model's context"), "Length of a sequence, in tokens"),
-    key("batch", "micro_batch", "micro-batch", ROWS, Is("8"), "Sequences per rank and pass"),
+    key("batch", "micro_batch", "micro-batch", CountOrMax { least: 1, most: MANY }, Is("8"),
+        "Sequences per rank and pass; max: as many as fit the memory"),
     key("batch", "global_batch", "global-batch", ROWS, Else("micro-batch × ranks"),
         "Sequences per optimizer step; accumulation follows"),
 

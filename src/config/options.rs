@@ -70,6 +70,7 @@ fn value_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Count { least: 0, most: 1 } => "0|1",
         Kind::Count { .. } => "N",
+        Kind::CountOrMax { .. } => "N|max",
         Kind::Number(_) => "X",
         // Long lists stand in the help's text, lest they push all of it to the right.
         Kind::Choice(words) if words.len() > 20 => "NAME",

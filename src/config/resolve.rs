@@ -33,12 +33,18 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
     let s = &mut settings;
     let model = architecture::model(s)?;
     let source = source(s, purpose)?;
+    let synthetic_vocab = s.count("data.synthetic_vocab").map_or(model.config.vocab, |n| n as usize);
+    if synthetic_vocab > model.config.vocab {
+        let (name, vocab) = (s.named("data.synthetic_vocab"), model.config.vocab);
+        bad_input!("{name}: expected at most the model's vocabulary, {vocab}, found {synthetic_vocab}")
+    }
     let batch = batch(s, &model)?;
     let length = length(s, &source, purpose)?;
     let optim = optim(s)?;
     let run = Run {
         data: Data {
             source,
+            synthetic_vocab,
             val: s.list("data.val").iter().map(PathBuf::from).collect(),
             tokenizer: s.text("data.tokenizer").map(PathBuf::from),
             check: s.switch("data.check"),
@@ -155,7 +161,9 @@ fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {
         s.derive("batch.seq_len", Value::Count(model.config.context as u64));
     }
     let seq_len = s.count("batch.seq_len").expect("given or derived") as usize;
-    let micro_batch = s.count("batch.micro_batch").expect("it has a default") as usize;
+    // One until it is known how many fit.
+    let most = matches!(s.get("batch.micro_batch"), Some(Value::Text(_)));
+    let micro_batch = if most { 1 } else { s.count("batch.micro_batch").expect("it has a default") as usize };
     if seq_len > model.config.context {
         bad_input!(
             "{}: expected at most the model's context, {}, found {seq_len}",
@@ -175,7 +183,7 @@ fn batch(s: &mut Settings, model: &Model) -> Result<Batch> {
             bytes as f64
         )
     }
-    Ok(Batch { seq_len, micro_batch, global_batch: s.count("batch.global_batch").map(|n| n as usize) })
+    Ok(Batch { seq_len, micro_batch, most, global_batch: s.count("batch.global_batch").map(|n| n as usize) })
 }
 
 /// Steps, tokens or epochs, whichever was said most strongly.

@@ -48,6 +48,8 @@ pub enum Init {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Data {
     pub source: Source,
+    /// Made-up tokens lie below it.
+    pub synthetic_vocab: usize,
     /// Held-out corpora, each evaluated by itself. Empty: no evaluation.
     pub val: Vec<PathBuf>,
     pub tokenizer: Option<PathBuf>,
@@ -80,6 +82,8 @@ pub struct Batch {
     pub seq_len: usize,
     /// B: sequences per rank and pass.
     pub micro_batch: usize,
+    /// Whether B is to be as large as memory allows; until then it is 1. See [`Run::settle`].
+    pub most: bool,
     /// Sequences per optimizer step, over all ranks. `None` until [`Run::validate_for`] knows the ranks.
     pub global_batch: Option<usize>,
 }
@@ -196,6 +200,12 @@ impl Run {
     ///
     /// Errors: a global batch that leaves a rank without a sequence.
     pub fn validate_for(&mut self, ranks: usize) -> Result<()> {
+        if self.batch.most {
+            bad_input!(
+                "{}: expected a number, for nothing here tells what fits, found max",
+                self.settings.named("batch.micro_batch")
+            )
+        }
         match self.batch.global_batch {
             Some(batch) if batch < ranks => bad_input!(
                 "{}: expected at least one sequence for each of the {ranks} ranks, found {batch}",
@@ -209,6 +219,12 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Decides the micro-batch where it was left open.
+    pub fn settle(&mut self, micro_batch: usize) {
+        (self.batch.micro_batch, self.batch.most) = (micro_batch, false);
+        self.settings.derive("batch.micro_batch", Value::Count(micro_batch as u64));
     }
 
     /// Sequences per optimizer step. Panics before [`Run::validate_for`].

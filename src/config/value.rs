@@ -14,6 +14,9 @@ pub enum Value {
     List(Vec<String>),
 }
 
+/// Of [`Kind::CountOrMax`].
+pub const MAX: &str = "max";
+
 /// "expected …, found …"
 pub type Refusal = String;
 
@@ -23,7 +26,8 @@ impl Value {
         let found = || format!("\"{text}\"");
         let typed = text.trim();
         match kind {
-            Kind::Count { .. } => count(typed).and_then(|n| Value::Count(n).within(kind)),
+            Kind::CountOrMax { .. } if typed == MAX => Some(Value::Text(MAX.into())),
+            Kind::Count { .. } | Kind::CountOrMax { .. } => count(typed).and_then(|n| Value::Count(n).within(kind)),
             Kind::Number(_) => typed.parse().ok().and_then(|x| Value::Number(x).within(kind)),
             Kind::Switch(_) => typed.parse().ok().map(Value::Switch),
             Kind::Time => seconds(typed).map(Value::Count),
@@ -42,8 +46,11 @@ impl Value {
     pub fn from_toml(kind: Kind, value: &toml::Value) -> Result<Value, Refusal> {
         use toml::Value as T;
         match (kind, value) {
-            (Kind::Count { .. } | Kind::Time, T::Integer(n)) => u64::try_from(*n).ok().map(Value::Count),
-            (Kind::Count { .. }, T::Float(x)) => whole(*x).map(Value::Count),
+            (Kind::Count { .. } | Kind::CountOrMax { .. } | Kind::Time, T::Integer(n)) => {
+                u64::try_from(*n).ok().map(Value::Count)
+            }
+            (Kind::CountOrMax { .. }, T::String(s)) if s == MAX => Some(Value::Text(MAX.into())),
+            (Kind::Count { .. } | Kind::CountOrMax { .. }, T::Float(x)) => whole(*x).map(Value::Count),
             (Kind::Number(_), T::Integer(n)) => Some(Value::Number(*n as f64)),
             (Kind::Number(_), T::Float(x)) => Some(Value::Number(*x)),
             (Kind::Switch(_), T::Boolean(b)) => Some(Value::Switch(*b)),
@@ -61,7 +68,7 @@ impl Value {
 
     fn within(self, kind: Kind) -> Option<Value> {
         let fits = match (&self, kind) {
-            (Value::Count(n), Kind::Count { least, most }) => (least..=most).contains(n),
+            (Value::Count(n), Kind::Count { least, most } | Kind::CountOrMax { least, most }) => (least..=most).contains(n),
             (Value::Number(x), Kind::Number(range)) => range.holds(*x),
             (Value::Text(s), Kind::Choice(choices)) => choices.split('|').any(|c| c == s),
             (Value::Text(s), _) => !s.trim().is_empty() && !s.contains('\0'),
@@ -121,6 +128,7 @@ fn expected(kind: Kind, found: &str) -> Refusal {
         Kind::Count { least: 0, most: 1 } => "0 or 1".to_string(),
         Kind::Count { least, most } if most == i64::MAX as u64 => format!("a whole number from {least}"),
         Kind::Count { least, most } => format!("a whole number from {least} to {most}"),
+        Kind::CountOrMax { least, most } => format!("a whole number from {least} to {most}, or {MAX}"),
         Kind::Number(range) => range.words().to_string(),
         Kind::Switch(_) => "true or false".to_string(),
         Kind::Text(_) => "a text in quotes, not empty".to_string(),

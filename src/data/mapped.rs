@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use memmap2::Mmap;
 use std::fs::File;
 use std::ops::{Deref, Range};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// A whole file as a slice of bytes, read-only.
@@ -46,6 +47,14 @@ impl Deref for Mapped {
     fn deref(&self) -> &[u8] {
         self.map.as_deref().unwrap_or_default()
     }
+}
+
+/// Asks the system to read a file from its disk the next time: for measuring. What is mapped by someone stays in memory, and a
+/// system that does not listen changes no content.
+pub fn forget(path: &Path) {
+    let Ok(file) = File::open(path) else { return };
+    // SAFETY: a descriptor that is open; it is advice about the whole file.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
 /// Bytes of one token in a file.

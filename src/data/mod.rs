@@ -28,7 +28,7 @@ use crate::{bad_input, ops};
 use blend::Blend;
 use formats::Corpus;
 use permutation::{mix, permute};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What tokenize wrote down beside a corpus: `None` for corpora made elsewhere.
 pub fn facts(corpus: &Path) -> Option<Facts> {
@@ -109,6 +109,10 @@ impl Data {
             Source::Synthetic { .. } => &[],
         }
     }
+    /// Every file that tokens are read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.corpora().iter().flat_map(|c| c.shards()).map(|shard| shard.tokens.path().to_owned()).collect()
+    }
     pub fn seq(&self) -> usize {
         self.reading.seq
     }
@@ -120,7 +124,7 @@ impl Data {
     /// A line a corpus, for people.
     pub fn describe(&self) -> Vec<String> {
         let Source::Corpora { corpora, blend, .. } = &self.source else {
-            return vec!["synthetic tokens, uniform over the vocabulary".into()];
+            return vec![format!("synthetic tokens, uniform in 0 … {}", self.reading.vocab - 1)];
         };
         let line = |(c, share): (&Corpus, f64)| {
             let (shards, first) = (c.shards().len(), &c.shards()[0]);

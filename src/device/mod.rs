@@ -32,6 +32,13 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// As `--precision` has it.
+    pub fn name(self) -> &'static str {
+        if self == Precision::Bf16 { "bf16" } else { "fp32" }
+    }
+}
+
 pub enum Device {
     Cpu(Cpu),
     Cuda(Box<Cuda>),

@@ -10,6 +10,7 @@ pub mod cores;
 pub mod deadline;
 pub mod logging;
 pub mod machine;
+pub mod memory;
 pub mod signals;
 pub mod slurm;
 mod table;

@@ -12,6 +12,7 @@
 //! **every figure printed can be recomputed from the file**, and to be sure of it the end block ([`Summary`]), its JSON
 //! and `llm-train report` are computed from nothing else ([`History::read`]).
 mod console;
+pub mod energy;
 mod file;
 mod history;
 pub mod letters;
@@ -20,6 +21,7 @@ mod panel;
 mod picture;
 mod recent;
 mod record;
+mod scaling;
 mod split;
 mod state;
 pub mod stats;
@@ -34,6 +36,7 @@ pub use history::{EvalSet, Evaluation, History};
 pub use picture::{Curve, by_night, curve, draw};
 pub use recent::Recent;
 pub use record::{EvalPoint, Event, Rank, Start, StepRecord};
+pub use scaling::draw_scaling;
 pub use split::{Share, split};
 pub use state::{STOPPED, State};
 pub use summary::Summary;

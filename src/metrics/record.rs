@@ -26,6 +26,8 @@ pub struct StepRecord {
     pub tflops: f64,
     /// Bytes, rank 0: the highest RssAnon + RssShmem seen since the program started.
     pub memory: u64,
+    /// Joules of all nodes together; `None` where no counter can be read.
+    pub energy: Option<f64>,
 }
 
 impl StepRecord {
@@ -127,6 +129,12 @@ pub(super) const STEP: &[Column<StepRecord>] = &[
         units: "byte",
         long_name: "host memory of rank 0: highest RssAnon + RssShmem of /proc/self/status seen since the program started (sampled; mapped files are not in it)",
         value: Integer(|r| r.memory as i64, |r, v| r.memory = v as u64),
+    },
+    Column {
+        name: "energy",
+        units: "J",
+        long_name: "energy of all nodes together from the end of the step before to the end of this one, by the counters of RAPL, hwmon or Cray; NaN where a node has none that can be read",
+        value: Real(|r| r.energy.unwrap_or(f64::NAN), |r, v| r.energy = known(v)),
     },
 ];
 

@@ -52,25 +52,34 @@ pub enum Level {
     Avx512,
 }
 
-/// The one in use: the widest that this processor has, or less where `LLM_TRAIN_ISA` asks for less.
+/// 0: not asked yet; otherwise the level in use and one.
+static KNOWN: AtomicU8 = AtomicU8::new(0);
+
+/// The one in use: the widest that this processor has, or less where `LLM_TRAIN_ISA` or [`limit`] asks for less.
 #[inline]
 pub fn level() -> Level {
-    /// 0: not asked yet; otherwise the level and one.
-    static KNOWN: AtomicU8 = AtomicU8::new(0);
     match KNOWN.load(Ordering::Relaxed) {
         1 => Level::Portable,
         2 => Level::Avx2,
         3 => Level::Avx512,
         _ => {
-            let most = match forced().as_deref() {
-                Some("portable") => Level::Portable,
-                Some("avx2") => Level::Avx2,
-                _ => Level::Avx512,
-            };
-            let level = supported().min(most);
-            KNOWN.store(level as u8 + 1, Ordering::Relaxed);
-            level
+            limit(forced().map_or(Level::Avx512, |name| beside(&name)));
+            level()
         }
+    }
+}
+
+/// Nothing wider than `most` from now on, in the whole process.
+pub fn limit(most: Level) {
+    KNOWN.store(supported().min(most) as u8 + 1, Ordering::Relaxed);
+}
+
+/// The level of all else where products use the kernel `name`.
+pub fn beside(name: &str) -> Level {
+    match name {
+        "portable" => Level::Portable,
+        "avx2" => Level::Avx2,
+        _ => Level::Avx512,
     }
 }
 

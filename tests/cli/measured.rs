@@ -109,12 +109,94 @@ fn products_are_timed_layer_by_layer() {
     assert!(ended.out.lines().count() == 18, "{ended}");
 }
 
+/// Key, and the mean of a line of figures; each says how many it is of and where it lies.
+fn figures(ended: &Ended) -> Vec<(String, f64)> {
+    let lines = ended.out.lines().filter(|line| line.contains("    n "));
+    let figure = |line: &str| {
+        for word in ["stddev ", "min ", "max ", "95 % interval "] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+        let (key, rest) = line.split_once(": ").unwrap();
+        (key.to_string(), rest.split_whitespace().next().unwrap().parse().unwrap())
+    };
+    lines.map(figure).collect()
+}
+
+#[test]
+fn attention_is_timed_by_length() {
+    let scene = Scene::new();
+    let (ended, json) = bench(&scene, alone, "attention --lengths 16 32 --seq-len 64");
+    let found = figures(&ended);
+    let keys: Vec<_> = found.iter().map(|(key, _)| &key[..]).collect();
+    let of = |pass: &str, t: u32| format!("attention {pass} T={t} (GFLOP/s)");
+    assert_eq!(keys, [of("forward", 16), of("backward", 16), of("forward", 32), of("backward", 32)]);
+    assert!(found.iter().all(|(_, rate)| *rate > 0.01), "{found:?}");
+    assert_eq!(number(&json, "/attention/2/seq_len"), 32.0);
+    assert!(number(&json, "/attention/3/gflops/n") >= 5.0);
+}
+
+#[test]
+fn collectives_are_timed_by_both_ways() {
+    let scene = Scene::new();
+    let file = scene.path("c.json");
+    let ended = ranks(2, &format!("bench collectives --min-bytes 4096 --max-bytes 20000 --repeats 5 --json {file}")).done();
+    let json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let rows = json["collectives"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 2 * 3, "two sizes, two ways, three collectives: {json}");
+    assert_eq!(figures(&ended).len(), 2 * rows.len(), "{ended}");
+    for row in rows {
+        // of two ranks: once for all-reduce, half for the others
+        let factor = if row["collective"] == "all-reduce" { 1.0 } else { 0.5 };
+        let (alg, bus) = (number(row, "/algbw_gb_per_s/mean"), number(row, "/busbw_gb_per_s/mean"));
+        assert!(alg > 0.0 && (bus / (factor * alg) - 1.0).abs() < 1e-9, "{row}");
+        // each repeat's rate is the bytes over its time
+        let (fastest, bytes) = (number(row, "/seconds/min"), number(row, "/bytes"));
+        assert!((number(row, "/algbw_gb_per_s/max") / (bytes / fastest / 1e9) - 1.0).abs() < 1e-9, "{row}");
+        assert_eq!(number(row, "/seconds/n"), 5.0);
+    }
+}
+
+#[test]
+fn a_corpus_is_read_cold_and_warm() {
+    let scene = Scene::new();
+    let arguments = format!("data --batches 3 --data {}", scene.path("corpus.bin"));
+    for start in [|a: &str| alone(a), |a: &str| ranks(2, a)] {
+        let (ended, json) = bench(&scene, start, &arguments);
+        assert_eq!(figures(&ended).len(), 4, "{ended}");
+        for order in ["cold", "warm"] {
+            let of = |unit: &str| number(&json, &format!("/{order}/{unit}_per_second/mean"));
+            assert!(of("tokens") > 1e3 && (of("bytes") / of("tokens") - 2.0).abs() < 1e-9, "{json}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_is_written_and_read() {
+    let scene = Scene::new();
+    for (n, start) in [(1, (|a: &str| alone(a)) as fn(&str) -> Job), (2, |a: &str| ranks(2, a))] {
+        let (ended, json) = bench(&scene, start, "checkpoint --repeats 3 --zero 1");
+        assert_eq!(figures(&ended).len(), 2, "{ended}");
+        assert_eq!(number(&json, "/ranks"), f64::from(n));
+        for key in ["write", "read"] {
+            assert_eq!(number(&json, &format!("/{key}/bytes_per_second/n")), 3.0);
+            assert!(number(&json, &format!("/{key}/bytes_per_second/min")) > 1e3);
+        }
+        assert!(number(&json, "/checkpoint_bytes") > 1e5);
+    }
+}
+
 #[test]
 fn benchmarks_refuse_what_they_cannot_do() {
     alone("bench").run().with_code(2);
     alone("bench stepp").run().with_code(2).sentence(&["stepp", "did you mean", "step"]);
     alone("bench step").run().with_code(2).sentence(&["--model"]);
     alone("bench step --model nano --node 112,614").run().with_code(2).sentence(&["--node", "112,614,2000,8"]);
+    alone("bench collectives").run().with_code(2).sentence(&["at least 2 ranks", "found 1"]);
+    ranks(2, "bench collectives --min-bytes 4096 --max-bytes 8").run().with_code(2).sentence(&["--max-bytes", "4096", "found 8"]);
+    alone("bench data --model nano").run().with_code(2).sentence(&["--data", "made-up"]);
+    alone("bench data --model nano --data /nowhere").run().with_code(2).sentence(&["/nowhere"]);
+    alone("bench checkpoint --model nano --dir /nowhere").run().with_code(2).sentence(&["--dir", "/nowhere"]);
+    alone("bench attention --model nano --lengths 0").run().with_code(2).sentence(&["--lengths"]);
     alone("bench step --model nano --seconds 0").run().with_code(2).sentence(&["--seconds", "above 0"]);
     alone("bench step --model nano --seq-len 32 --tokens 1e6").run().with_code(2).sentence(&["--steps"]);
 }

@@ -6,7 +6,7 @@
 //! dW       TN  dW (o, c) += dy (n, o)ᵀ · x (n, c)
 //! ```
 //! n: the rows of a pass, or of a chunk of the head's.
-use crate::commands::bench::{figure_json, machine, name, tallied};
+use crate::commands::bench::{figure_json, machine, tallied};
 use crate::commands::kernels;
 use crate::commands::plan;
 use crate::commands::{check_json, tell, write_json};
@@ -51,7 +51,7 @@ pub fn run(run: &Run) -> Result<()> {
         }
     }
     let best = found.iter().map(|(.., rates)| rates.max).fold(0.0, f64::max);
-    let (precision, mut rows) = (name(precision), vec![]);
+    let (precision, mut rows) = (precision.name(), vec![]);
     let mut page = format!("bench gemm: {}, {threads} threads, {precision}; {}\n", run.model.name, cores::processor());
     page += &format!(
         "{:<6} {:>6} {:>7} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>6}\n",

@@ -6,6 +6,14 @@
 //! | [`roofline`] | `step --roofline`: each op beside what this machine can do at best |
 //! | [`node`] | `step --node`: the same op by op on a machine that is not here, predicted |
 //! | [`gemm`] | the products of a model's layers, by layout |
+//! | [`attention`] | forward and backward over lengths of sequences |
+//! | [`collectives`] | sums and copies between ranks, over sizes |
+//! | [`data`] | a corpus, read window by window |
+//! | [`checkpoint`] | a checkpoint, written and read |
+pub mod attention;
+pub mod checkpoint;
+pub mod collectives;
+pub mod data;
 pub mod gemm;
 pub mod node;
 pub mod roofline;
@@ -13,7 +21,7 @@ pub mod step;
 
 use crate::commands::cli::VERSION;
 use crate::config::Run;
-use crate::device::{Device, Precision, Row};
+use crate::device::{Device, Row};
 use crate::launch::cores;
 use crate::metrics::stats::Stats;
 use crate::metrics::units::significant;
@@ -22,12 +30,8 @@ use serde_json::{Value, json};
 /// What one command measured on: for tables and files.
 fn machine(run: &Run, ranks: usize, threads: usize) -> Value {
     json!({ "version": VERSION, "processor": cores::processor(), "ranks": ranks, "threads": threads,
-            "precision": name(run.system.precision), "model": run.model.name,
+            "precision": run.system.precision.name(), "model": run.model.name,
             "micro_batch": run.batch.micro_batch, "seq_len": run.batch.seq_len })
-}
-
-fn name(precision: Precision) -> &'static str {
-    if precision == Precision::Bf16 { "bf16" } else { "fp32" }
 }
 
 /// What the ops note, if wanted, while `f` runs on the device's threads, and what it gives.

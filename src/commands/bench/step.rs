@@ -6,8 +6,9 @@
 //! ```
 use crate::commands::bench::node::{self, Node};
 use crate::commands::bench::roofline::{Ceilings, Roofline};
-use crate::commands::bench::{figure, figure_json, machine, name, tallied};
+use crate::commands::bench::{figure, figure_json, machine, tallied};
 use crate::commands::output::Output;
+use crate::commands::scratch::Scratch;
 use crate::commands::session::Session;
 use crate::commands::train::{self, End};
 use crate::commands::{tell, write_json};
@@ -20,7 +21,6 @@ use crate::metrics::stats::Stats;
 use crate::metrics::{History, MetricsFile, StepRecord, units};
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
 use std::time::Instant;
 
 /// Time the training loop on made-up tokens.
@@ -33,6 +33,9 @@ pub struct StepArgs {
     /// Run for about so many seconds, in place of --steps
     #[arg(long, value_name = "X", value_parser = seconds)]
     pub seconds: Option<f64>,
+    /// A step of a scaling study: weak, micro-batch × ranks sequences a step; strong, --global-batch of them
+    #[arg(long, value_name = "weak|strong", hide_possible_values = true, value_parser = ["weak", "strong"])]
+    pub scaling: Option<String>,
     /// Each op beside what this machine can do at best
     #[arg(long)]
     pub roofline: bool,
@@ -42,7 +45,7 @@ pub struct StepArgs {
 }
 
 pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("bench");
     run.train.out = scratch.0.clone();
     run.checkpoint.resume = Resume::Never;
     (run.checkpoint.every, run.checkpoint.at_end) = (None, false);
@@ -53,6 +56,14 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
     let Length::Steps(mut steps) = run.train.length else {
         crate::bad_input!("bench step: expected --steps or --seconds, found another length of the run");
     };
+
+    match (args.scaling.as_deref(), run.batch.global_batch) {
+        (Some("weak"), Some(batch)) => {
+            crate::bad_input!("--scaling weak: expected no global batch, for it follows from the ranks, found {batch}")
+        }
+        (Some("strong"), None) => crate::bad_input!("--scaling strong: expected --global-batch, found none"),
+        _ => (),
+    }
 
     launch.comm().barrier();
     let measure = || Ceilings::measure(run.system.precision, launch.threads);
@@ -105,7 +116,7 @@ fn report(
         ("waiting for other ranks (s)", "comm_exposed_seconds", stats(|s| s.comm_exposed_time)),
         ("waiting for data (s)", "data_seconds", stats(|s| s.data_time)),
     ];
-    let (ranks, batch, precision) = (launch.size(), &run.batch, name(run.system.precision));
+    let (ranks, batch, precision) = (launch.size(), &run.batch, run.system.precision.name());
     let mut page = format!(
         "bench step: {}, {ranks} × {} threads, {precision}, {} sequences of {} tokens a step, {} steps after {}; {}\n",
         run.model.name,
@@ -118,9 +129,19 @@ fn report(
     );
     let mut json = machine(run, ranks, launch.threads);
     json["global_batch"] = json!(run.global_batch());
+    json["scaling"] = json!(args.scaling);
+    json["hosts"] = json!(launch.hosts());
     for (key, of, stats) in &figures {
         page += &figure(key, stats);
         json[of] = figure_json(stats);
+    }
+    let joules = steps.iter().map(|s| s.energy.map(|joules| joules / run.tokens_per_step() as f64)).collect::<Option<Vec<_>>>();
+    if let Some(per_token) = joules.and_then(Stats::of) {
+        page += &figure("energy per token (J)", &per_token);
+        page += &format!("tokens per joule: {}    of all nodes\n", units::significant(1.0 / per_token.mean, 6));
+        (json["energy_per_token"], json["joules_per_token"]) = (figure_json(&per_token), json!(per_token.mean));
+    } else {
+        page += "energy: not measured    a node has no counter that can be read\n";
     }
     page += &format!("peak memory (bytes): {peak}    {}, rank 0\n", units::bytes(peak));
     json["peak_memory_bytes"] = json!(peak);
@@ -140,21 +161,6 @@ fn report(
     json["predictions"] = json!(predictions);
     tell(page);
     run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &json))
-}
-
-/// A folder for the loop's files, removed when dropped. Only rank 0's is ever made.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Scratch {
-        Scratch(std::env::temp_dir().join(format!("llm-train-bench-{}", std::process::id())))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {

@@ -16,7 +16,8 @@ use super::{amx, x86};
 use super::{micro::Block, portable};
 use crate::device::Precision;
 use crate::ops::simd;
-use std::sync::OnceLock;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 pub struct Kernel {
     pub name: &'static str,
@@ -105,20 +106,25 @@ impl Kernel {
     }
 }
 
-static CHOSEN: [OnceLock<&'static Kernel>; 2] = [const { OnceLock::new() }; 2];
+/// Null: not asked yet.
+static CHOSEN: [AtomicPtr<Kernel>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
-/// The kernel for a precision: what [`choose`] said, or else the last that this processor has.
+/// The kernel for a precision: what [`choose`] said last, or else the last that this processor has.
 pub fn chosen(precision: Precision) -> &'static Kernel {
-    CHOSEN[precision as usize].get_or_init(|| {
-        let forced = simd::forced().and_then(|name| named(&name));
-        let best = || ALL.into_iter().rev().find(|k| k.serves(precision)).expect("the portable one serves");
-        forced.filter(|k| k.serves(precision)).unwrap_or_else(best)
-    })
+    // SAFETY: null, or what `choose` was given: it lives for ever, and nobody writes it.
+    if let Some(kernel) = unsafe { CHOSEN[precision as usize].load(Ordering::Relaxed).as_ref() } {
+        return kernel;
+    }
+    let forced = simd::forced().and_then(|name| named(&name));
+    let best = || ALL.into_iter().rev().find(|k| k.serves(precision)).expect("the portable one serves");
+    let kernel = forced.filter(|k| k.serves(precision)).unwrap_or_else(best);
+    choose(precision, kernel);
+    kernel
 }
 
-/// Decides for the rest of the process. The first word counts.
+/// Decides for this process, until the next word.
 pub fn choose(precision: Precision, kernel: &'static Kernel) {
-    let _ = CHOSEN[precision as usize].set(kernel);
+    CHOSEN[precision as usize].store(ptr::from_ref(kernel).cast_mut(), Ordering::Relaxed);
 }
 
 pub fn named(name: &str) -> Option<&'static Kernel> {

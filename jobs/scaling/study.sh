@@ -1,0 +1,54 @@
+#!/bin/bash
+# A scaling study: `bench step` on 1, 2, 4, … devices, then one table of all.
+#
+#   study.sh OUT RANKS… [-- options of llm-train bench step]
+#
+#   study.sh out 1 2 4                                                on one node, under mpirun
+#   study.sh out 1 2 -- --model nano --seq-len 64 --steps 20          other than run.toml says
+#   sbatch --nodes=8 --ntasks-per-node=4 study.sbatch                 under Slurm: one allocation, steps of it
+#
+# SCALING=weak (each device has --micro-batch sequences a step) or strong (all together --global-batch).
+# CONFIG: the settings [run.toml beside this file]. PRICE: of a device and hour. LAUNCH: how to start N ranks.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+out="${1:?expected: study.sh OUT RANKS… [-- options]}"
+shift
+ranks=()
+while [ $# -gt 0 ] && [ "$1" != "--" ]; do
+    ranks+=("$1")
+    shift
+done
+[ $# -gt 0 ] && shift
+[ ${#ranks[@]} -gt 0 ] || { echo "study.sh: expected numbers of ranks, found none" >&2; exit 2; }
+
+program="${LLM_TRAIN:-llm-train}"
+scaling="${SCALING:-weak}"
+mkdir -p "$out"
+
+start() { # N command…
+    local n="$1"
+    shift
+    if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${LAUNCH:-}" ]; then
+        # As few nodes as hold them, so that the first steps stay within one.
+        local each="${SLURM_NTASKS_PER_NODE:-$n}"
+        [ "$each" -gt "$n" ] && each="$n"
+        srun --ntasks="$n" --nodes=$(((n + each - 1) / each)) --ntasks-per-node="$each" --exact --kill-on-bad-exit=1 \
+            --cpu-bind=cores "$@"
+    else
+        # --bind-to none: a rank has several threads, which mpirun would put on one core.
+        # shellcheck disable=SC2086 # a command of several words
+        ${LAUNCH:-mpirun --bind-to none -n} "$n" "$@"
+    fi
+}
+
+files=()
+for n in "${ranks[@]}"; do
+    file="$out/devices-$n.json"
+    start "$n" "$program" bench step --config "${CONFIG:-$here/run.toml}" --scaling "$scaling" --json "$file" "$@" |
+        tee "$out/devices-$n.txt"
+    files+=("$file")
+done
+price=()
+[ -n "${PRICE:-}" ] && price=(--price-per-device-hour "$PRICE")
+"$program" report --scaling "${files[@]}" --csv "$out/scaling.csv" --output "$out/scaling.svg" "${price[@]}" | tee "$out/scaling.txt"

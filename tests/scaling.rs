@@ -1,0 +1,109 @@
+//! A scaling study, from its script to its table: `jobs/scaling`, `bench step --scaling`, `report --scaling`.
+#[path = "cli/program.rs"]
+#[allow(dead_code)]
+mod program;
+
+use program::{Job, PROGRAM, alone, ranks};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn jobs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs/scaling")
+}
+
+const TINY: &str = "--layers 1 --width 32 --heads 2 --seq-len 32 --steps 4 --warm-up 1 --threads 1";
+
+#[test]
+fn the_study_runs_under_mpirun_and_makes_a_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("study");
+    let mut command = Command::new(jobs().join("study.sh"));
+    command.arg(&out).args(["1", "2", "--"]).args(TINY.split_whitespace());
+    let mut job = Job::new(command);
+    job.0.env("LLM_TRAIN", PROGRAM).env("PRICE", "2.5").env_remove("LAUNCH").env_remove("SCALING").env_remove("CONFIG");
+    let ended = job.done();
+    assert!(ended.out.contains("weak scaling: nano, T=32, fp32"), "{ended}");
+
+    let csv = std::fs::read_to_string(out.join("scaling.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows.len(), 3, "{csv}");
+    let json = |n: u32| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(out.join(format!("devices-{n}.json"))).unwrap()).unwrap()
+    };
+    let number = |row: usize, name: &str| -> f64 {
+        let at = rows[0].iter().position(|column| *column == name).unwrap();
+        rows[row][at].parse().unwrap_or_else(|_| panic!("{name}: {csv}"))
+    };
+    let rate = |n: u32| json(n)["tokens_per_second"]["mean"].as_f64().unwrap();
+    assert_eq!((number(1, "global_batch"), number(2, "global_batch")), (4.0, 8.0));
+    assert_eq!((number(1, "tokens_per_second"), number(2, "tokens_per_second")), (rate(1), rate(2)));
+    assert_eq!((number(1, "efficiency"), number(1, "speed_up")), (1.0, 1.0));
+    assert!((number(2, "speed_up") - rate(2) / rate(1)).abs() < 1e-12);
+    assert!((number(2, "efficiency") - rate(2) / rate(1) / 2.0).abs() < 1e-12);
+    assert!((number(2, "cost_per_million_tokens") / (2.5 * 2.0 / 3600.0 / rate(2) * 1e6) - 1.0).abs() < 1e-12);
+    assert!(number(2, "exposed_communication") > 0.0);
+    let svg = std::fs::read_to_string(out.join("scaling.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("Efficiency") && svg.contains("in proportion"));
+}
+
+#[test]
+fn folders_of_runs_make_a_table_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let options = |out: &str| {
+        format!(
+            "--model nano --layers 1 --width 32 --heads 2 --seq-len 32 --micro-batch 2 --global-batch 4 --steps 4 \
+             --threads 1 --synthetic-data --synthetic-vocab 10 --no-save-at-end --out {}",
+            path(out)
+        )
+    };
+    let one = alone(&options("one")).done();
+    assert!(one.out.contains("uniform in 0 … 9"), "{one}");
+    ranks(2, &options("two")).done();
+    let ended = alone(&format!("report --scaling {} {} --csv {}", path("two"), path("one"), path("t.csv"))).done();
+    assert!(ended.out.contains("strong scaling: nano, T=32, fp32"), "{ended}");
+    let csv = std::fs::read_to_string(path("t.csv")).unwrap();
+    assert!(csv.lines().nth(1).unwrap().starts_with("\"one\",strong,1,4,"), "{csv}");
+
+    let refused = |arguments: &str, words: &[&str]| {
+        alone(arguments).run().with_code(2).sentence(words);
+    };
+    refused(&format!("report --scaling {0} {0}", path("one")), &["one run for each number of devices"]);
+    refused(&format!("report --scaling {}", path("none")), &["none"]);
+    refused(&format!("report --scaling {}", path("t.csv")), &["t.csv", "bench step"]);
+    refused(&format!("report {} --csv x", path("one")), &["--scaling"]);
+    refused("report", &["OUT"]);
+    refused("bench step --model nano --scaling strong", &["--scaling strong", "--global-batch"]);
+    refused("bench step --model nano --scaling weak --global-batch 4", &["--scaling weak", "found 4"]);
+    refused("plan --model nano --synthetic-vocab 5000000", &["--synthetic-vocab", "5000000"]);
+}
+
+#[test]
+fn the_configurations_are_ones() {
+    for (file, parameters) in [("run.toml", 1_000_000), ("llama3.2-1b.toml", 1_200_000_000), ("opt-1.3b.toml", 1_300_000_000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let json = dir.path().join("plan.json");
+        alone(&format!("plan --config {} --ranks 32 --json {}", jobs().join(file).display(), json.display())).done();
+        let plan: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert!(plan["parameters"].as_u64().unwrap() > parameters, "{file}: {}", plan["parameters"]);
+    }
+}
+
+#[test]
+fn as_many_sequences_as_fit_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("b.json").display().to_string();
+    // The global batch bounds it here: a machine's whole memory would take its time.
+    let tiny = "--layers 1 --width 32 --heads 2 --seq-len 32 --steps 2 --warm-up 1 --threads 1";
+    let ended = ranks(2, &format!("bench step --model nano {tiny} --micro-batch max --global-batch 12 --json {json}")).done();
+    assert!(ended.out.contains("micro-batch 6: the largest that fits"), "{ended}");
+    let found: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(found["micro_batch"].as_u64(), Some(6));
+    let out = dir.path().join("run").display().to_string();
+    let run = "--layers 1 --width 32 --heads 2 --seq-len 32 --steps 2 --threads 1 --synthetic-data --no-save-at-end";
+    let ended = alone(&format!("--model nano {run} --micro-batch max --global-batch 3 --out {out}")).done();
+    assert!(ended.out.contains("micro-batch 3: the largest") && ended.out.contains("micro_batch = 3"), "{ended}");
+    let refused = alone("bench gemm --model nano --micro-batch max").run().with_code(2);
+    refused.sentence(&["--micro-batch", "expected a number", "found max"]);
+    alone("plan --model nano --micro-batch many").run().with_code(2).sentence(&["--micro-batch", "or max", "many"]);
+}
