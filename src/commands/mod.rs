@@ -6,11 +6,13 @@ pub mod generate;
 pub mod gpu;
 pub mod kernels;
 pub mod output;
+pub mod pages;
 pub mod plan;
 pub mod report;
 pub mod session;
 pub mod tokenize;
 pub mod train;
+pub mod version;
 
 use crate::error::{Error, Result};
 use crate::{bad_input, checkpoint};
