@@ -42,11 +42,11 @@ take() { # FILE…: into lib, under the name that it is asked for by
     local file
     for file in "$@"; do [ -e "$out/lib/$(basename "$file")" ] || install -m 644 "$file" "$out/lib/$(basename "$file")"; done
 }
-plugins() { # FOLDER as it lies here, FOLDER of the bundle: all of its plugins, and what they need
+plugins() { # FOLDER as it lies here, FOLDER of the bundle, [PATTERN]: its plugins, and what they need
     local file
     [ -d "$1" ] || return 0
     mkdir -p "$2"
-    for file in "$1"/*.so; do
+    for file in "$1"/${3:-*.so}; do
         [ -e "$file" ] || continue
         install -m 644 "$file" "$2/"
         # shellcheck disable=SC2046
@@ -88,10 +88,16 @@ for library in libucs.so.0:ucx:UCX_MODULE_DIR libfabric.so.1:libfabric:FI_PROVID
     plugins "$(dirname "$path")/$folder" "$out/lib/$folder"
     environment+=$'\n'"export $variable=\$here/lib/$folder"
 done
+# hwloc's plugins that ask for PCI devices and read XML; those for displays, OpenCL and CUDA would load all of these at each start.
+path=$(ldconfig -p | awk '$1 == "libhwloc.so.15" { print $NF; exit }')
+if [ -e "$out/lib/libhwloc.so.15" ] && [ -d "$(dirname "$path")/hwloc" ]; then
+    plugins "$(dirname "$path")/hwloc" "$out/lib/hwloc" 'hwloc_[px][cm][il]*.so'
+    environment+=$'\nexport HWLOC_PLUGINS_PATH=$here/lib/hwloc'
+fi
 path=$(compgen -G '/usr/lib*/*/pmix2/lib/pmix' || compgen -G '/usr/lib*/pmix' || true)
 if [ -n "$path" ]; then
     plugins "${path%%$'\n'*}" "$out/lib/pmix"
-    environment+=$'\nexport PMIX_MCA_mca_base_component_path=$here/lib/pmix'
+    environment+=$'\nexport PMIX_PKGLIBDIR=$here/lib/pmix'
 fi
 
 cat >"$out/bin/llm-train" <<WRAPPER

@@ -2,7 +2,7 @@
 # Builds llm-train and installs it, one installation for each MPI library:
 #
 #   scripts/install.sh --prefix DIR [--depends "openmpi/4.1 hdf5"] [--target-cpu NAME] [--static-hdf5] [--embed-cubin]
-#                      [--offline ARCHIVE]
+#                      [--offline ARCHIVE] [--program FILE]
 #
 #   DIR/bin/llm-train                            the program
 #   DIR/share/man/man1/                          man pages; beside them completions for bash, zsh and fish
@@ -15,45 +15,49 @@
 # --static-hdf5      builds HDF5 from source into the program, for sites without a usable one (needs CMake 3.26)
 # --embed-cubin      puts GPU kernels for A100, H100 and B200 into the program, so that nodes need no NVRTC (this machine needs it)
 # --offline ARCHIVE  crates from the archive that scripts/vendor.sh made: no network is asked for
+# --program FILE     installs this program, built before, and builds nothing
 #
 # MPICC names the MPI compiler (mpicc.mpich), HDF5_DIR the HDF5 to build against, CARGO_TARGET_DIR the folder to build in.
 set -euo pipefail
 
 usage() {
-    sed -n '2,22s/^# \{0,1\}//p' "$0"
+    sed -n '2,23s/^# \{0,1\}//p' "$0"
 }
 refuse() {
     echo "install: $*" >&2
     exit 2
 }
 
-prefix="" depends="" target_cpu="" archive="" features=() embed=""
+prefix="" depends="" target_cpu="" archive="" features=() embed="" program=""
 while [ $# -gt 0 ]; do
     case "$1" in
-        --prefix | --depends | --target-cpu | --offline)
+        --prefix | --depends | --target-cpu | --offline | --program)
             [ $# -ge 2 ] || refuse "$1 needs a value"
             option=$1 value=$2
             shift 2
             ;;
-        --prefix=* | --depends=* | --target-cpu=* | --offline=*) option=${1%%=*} value=${1#*=} && shift ;;
+        --prefix=* | --depends=* | --target-cpu=* | --offline=* | --program=*) option=${1%%=*} value=${1#*=} && shift ;;
         --static-hdf5) option=$1 && shift ;;
         --embed-cubin) option=$1 && shift ;;
         -h | --help) usage && exit 0 ;;
-        *) refuse "expected --prefix, --depends, --target-cpu, --static-hdf5, --embed-cubin or --offline, found $1" ;;
+        *) refuse "expected --prefix, --depends, --target-cpu, --static-hdf5, --embed-cubin, --offline or --program, found $1" ;;
     esac
     case "$option" in
         --prefix) prefix=$value ;;
         --depends) depends=$value ;;
         --target-cpu) target_cpu=$value ;;
         --offline) archive=$value ;;
+        --program) program=$value ;;
         --static-hdf5) features=(--features static-hdf5) ;;
         --embed-cubin) embed=1 ;;
     esac
 done
 [ -n "$prefix" ] || refuse "--prefix DIR is missing"
 [ -z "$archive" ] || [ -r "$archive" ] || refuse "--offline $archive: expected the archive that scripts/vendor.sh made, found no such file"
+[ -z "$program" ] || [ -x "$program" ] || refuse "--program $program: expected a program, found none"
 if ! mkdir -p "$prefix" || [ ! -w "$prefix" ]; then refuse "$prefix cannot be written"; fi
 prefix=$(cd "$prefix" && pwd)
+[ -z "$program" ] || program=$(cd "$(dirname "$program")" && pwd)/$(basename "$program")
 [ -z "$archive" ] || archive=$(cd "$(dirname "$archive")" && pwd)/$(basename "$archive")
 
 cd "$(dirname "$0")/.."
@@ -80,18 +84,19 @@ if [ -n "$target_cpu" ]; then
 fi
 
 build() { cargo build --release --locked --bin llm-train "${sources[@]}" "${features[@]}"; }
-build
-program=$target/release/llm-train
-if [ -n "$embed" ]; then
+[ -n "$program" ] || build
+built=$target/release/llm-train
+if [ -n "$embed" ] && [ -z "$program" ]; then
     # The program compiles the kernels that it holds as text, and is built again around what came out.
     cubins=$target/cubins
     rm -rf "$cubins"
-    if ! "$program" compile-kernels --to "$cubins" >/dev/null 2>&1; then
+    if ! "$built" compile-kernels --to "$cubins" >/dev/null 2>&1; then
         nvrtc=$(scripts/cuda-wheels.sh) || refuse "--embed-cubin: NVRTC was not found: load a CUDA module, or put its folder into LD_LIBRARY_PATH"
-        LD_LIBRARY_PATH=$nvrtc${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$program" compile-kernels --to "$cubins" >/dev/null
+        LD_LIBRARY_PATH=$nvrtc${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$built" compile-kernels --to "$cubins" >/dev/null
     fi
     LLM_TRAIN_CUBINS=$cubins build
 fi
+program=${program:-$built}
 version=$("$program" -V | awk '{ print $2 }')
 
 install -D -m 755 "$program" "$prefix/bin/llm-train"

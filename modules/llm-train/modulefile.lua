@@ -32,6 +32,8 @@ conflict("llm-train")
 
 prepend_path("PATH", pathJoin(base, "bin"))
 prepend_path("MANPATH", pathJoin(base, "share/man"))
+-- An empty place stands for the pages of the system, which man would otherwise no longer find.
+append_path("MANPATH", "")
 setenv("LLM_TRAIN_ROOT", base)
 setenv("LLM_TRAIN_VERSION", version)
 -- Rows are appended to metrics.h5 while somebody follows it, often on file systems without locks.

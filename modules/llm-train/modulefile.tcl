@@ -35,6 +35,8 @@ foreach module $needed {
 
 prepend-path PATH    $base/bin
 prepend-path MANPATH $base/share/man
+# An empty place stands for the pages of the system, which man would otherwise no longer find.
+append-path  MANPATH ""
 setenv LLM_TRAIN_ROOT    $base
 setenv LLM_TRAIN_VERSION $version
 # Rows are appended to metrics.h5 while somebody follows it, often on file systems without locks.

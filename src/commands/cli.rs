@@ -140,6 +140,14 @@ RUST_LOG=llm_train=debug says more, of every rank.";
 
 /// The whole command line.
 pub fn command() -> Command {
+    spoken_of().subcommands([
+        PagesArgs::augment_args(Command::new("install-pages")).hide(true),
+        CubinsArgs::augment_args(Command::new("compile-kernels")).hide(true),
+    ])
+}
+
+/// All of it but what is only for installing.
+pub fn spoken_of() -> Command {
     let exits: String = EXITS.iter().map(|(code, text)| format!("{code:>4}  {text}\n")).collect();
     let presets = format!("Presets for --model: {}\n\n{STRENGTH}\n\nExit codes:\n{exits}\n{SIGNALS}", config::preset_names());
     let about = "Pretrains and fine-tunes decoder-only language models, one process per device, under mpirun or srun";
@@ -157,8 +165,6 @@ pub fn command() -> Command {
                 options(StepArgs::augment_args(Command::new("step"))),
                 options(Command::new("gemm").about("Time the matrix products of a model's layers")),
             ]),
-        PagesArgs::augment_args(Command::new("install-pages")).hide(true),
-        CubinsArgs::augment_args(Command::new("compile-kernels")).hide(true),
     ];
     let whole =
         Command::new("llm-train").version(VERSION).about(about).before_help(EXAMPLES).help_template(ORDER).subcommands(commands);

@@ -77,7 +77,11 @@ pub fn run(args: &PagesArgs) -> Result<()> {
             _ => shell.file_name("llm-train"),
         };
         let mut text = vec![];
-        clap_complete::generate(shell, &mut cli::command(), "llm-train", &mut text);
+        clap_complete::generate(shell, &mut cli::spoken_of(), "llm-train", &mut text);
+        if shell == Shell::Bash {
+            // clap_complete 4.6 names the commands of a program with a dash in its name in two ways.
+            text = String::from_utf8_lossy(&text).replace("llm__subcmd__train", "llm__train").into_bytes();
+        }
         write(&share.join(folder).join(name), &text)?;
     }
     Ok(())
@@ -101,7 +105,7 @@ fn write(file: &Path, content: &[u8]) -> Result<()> {
 
 /// The program and all that it can be asked for, each with its full name.
 fn commands() -> Vec<Command> {
-    let mut whole = cli::command();
+    let mut whole = cli::spoken_of();
     whole.build();
     let (mut all, mut next) = (vec![], vec![whole]);
     while let Some(command) = next.pop() {
