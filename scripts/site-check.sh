@@ -71,9 +71,29 @@ grep -q '^HDF5 *2\.' "$scratch/version" || fail "not the HDF5 that was built in"
 ! ldd "$site" | grep -q libhdf5 || fail "HDF5 is not in the program"
 [ ${#embed[@]} -eq 0 ] || grep -q '^GPU kernels *in the program for sm_80, sm_90a, sm_100a' "$scratch/version" || fail "no kernels in the program"
 
-# ---- three ranks of each MPI
 program=${PROGRAM:-target/release/llm-train}
 [ -x "$program" ] || cargo build --release --locked --quiet
+
+# ---- its GPU kernels, on a stub driver (tests/cuda/stub), where no NVRTC is found and no cache has anything
+if [ ${#embed[@]} -gt 0 ]; then
+    stubs=${CARGO_TARGET_DIR:-target}/tmp/cuda-stub # tests/cuda_device leaves them there
+    if [ ! -e "$stubs/libkernels-fp32.so" ]; then
+        stubs=$scratch/stub
+        tests/cuda/stub/build.sh "$stubs"
+        tests/cuda/kernels.sh src/ops "$stubs/libkernels-fp32.so" -DREAL=float -O1
+    fi
+    on_stub() { # PROGRAM OUT
+        env LD_LIBRARY_PATH="$stubs" STUB_KERNELS="$stubs/libkernels-fp32.so" XDG_CACHE_HOME="$scratch/no-cache" "$1" --model nano --layers 2 --width 32 \
+            --heads 2 --vocab 200 --seq-len 16 --global-batch 4 --micro-batch 1 --synthetic-data --steps 2 --precision fp32 --device cuda --threads 1 \
+            --no-save-at-end --out "$2" >"$2.log" 2>&1
+    }
+    on_stub "$site" "$scratch/stub-site" || { cat "$scratch/stub-site.log" && fail "the kernels in the program are not used"; }
+    ! on_stub "$program" "$scratch/stub-usual" || fail "the usual program found kernels without NVRTC"
+    grep -q nvrtc "$scratch/stub-usual.log" || fail "the usual program says something else: $(cat "$scratch/stub-usual.log")"
+    echo "without NVRTC the GPU kernels in the program start; a program without them says that NVRTC is missing"
+fi
+
+# ---- three ranks of each MPI
 run="--model nano --layers 2 --width 64 --heads 2 --vocab 512 --seq-len 32 --micro-batch 1 --global-batch 6 --synthetic-data --zero 1 --threads 1 --device cpu"
 # shellcheck disable=SC2086
 mpirun -n 3 --bind-to none "$program" $run --steps 8 --log-every 1 --out "$scratch/open" >"$scratch/open.log"
