@@ -1,4 +1,6 @@
-//! Tells the program which commit it was built from, where git knows; a build from a tarball goes without.
+//! Tells the program which commit it was built from, where git knows; a build from a tarball goes without. Puts the compiled
+//! GPU kernels of the folder LLM_TRAIN_CUBINS into it, where that is set (`scripts/install.sh --embed-cubin`).
+use std::path::PathBuf;
 use std::process::Command;
 
 fn git(arguments: &[&str]) -> Option<String> {
@@ -20,4 +22,26 @@ fn main() {
     {
         println!("cargo:rerun-if-changed={path}");
     }
+    embed(std::env::var_os("LLM_TRAIN_CUBINS").filter(|folder| !folder.is_empty()).map(PathBuf::from));
+}
+
+/// Writes `cubins.rs`, a slice of (file name, bytes): empty without a folder.
+fn embed(folder: Option<PathBuf>) {
+    println!("cargo:rerun-if-env-changed=LLM_TRAIN_CUBINS");
+    let mut entries = vec![];
+    if let Some(folder) = folder {
+        println!("cargo:rerun-if-changed={}", folder.display());
+        let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("LLM_TRAIN_CUBINS={}: {e}", folder.display()));
+        let files = files.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "cubin"));
+        let line = |path: PathBuf| {
+            let path = path.canonicalize().expect("a file that was listed is there");
+            let name = path.file_name().expect("a file has a name").to_owned();
+            format!("    ({:?}, include_bytes!({:?}) as &[u8]),\n", name.to_string_lossy(), path.to_string_lossy())
+        };
+        entries = files.map(line).collect();
+        assert!(!entries.is_empty(), "LLM_TRAIN_CUBINS={}: expected files *.cubin, found none", folder.display());
+        entries.sort();
+    }
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("cubins.rs");
+    std::fs::write(out, format!("&[\n{}]\n", entries.concat())).expect("cubins.rs is written");
 }

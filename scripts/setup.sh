@@ -25,6 +25,15 @@ headers() { any "/usr/lib/llvm-*/lib/clang/*/include/stddef.h" "/usr/lib*/clang/
 [ -n "${LIBCLANG_PATH:-}" ] || have clang || { libclang && headers; } || missing+=(libclang-dev clang)
 [ -n "${HDF5_DIR:-}" ] || pkg-config --exists hdf5 2>/dev/null || pkg-config --exists hdf5-serial 2>/dev/null ||
     have h5cc || missing+=(libhdf5-dev)
+# Only for tests, and only where they can be installed: elsewhere those tests say that they were left out.
+for_tests() { [ -n "${TESTS:-}" ] && [ "$(id -u)" -eq 0 ] && have apt-get; }
+if for_tests; then
+    have mpicc.mpich && have mpirun.mpich || missing+=(mpich libmpich-dev)
+    [ -d /usr/share/lmod ] || missing+=(lmod)
+    have zstd || missing+=(zstd)
+    have pgrep || missing+=(procps)
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
     as_root=()

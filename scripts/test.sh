@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 TESTS=1 source scripts/setup.sh
 # Where everything can be installed, a test that is left out is a failure. Elsewhere it says so.
 if [ "$(id -u)" -eq 0 ] && have apt-get; then
-    export LLM_TRAIN_NO_SKIPS=1
+    export LLM_TRAIN_NO_SKIPS=1 CI=1
     REFRAME=$(scripts/reframe.sh) && export REFRAME
 fi
 
@@ -23,6 +23,7 @@ echo "== tests"
 cargo test --release --no-fail-fast 2>&1 | tee -a "$log" || failed=1
 cargo test --release --test ops -- --exact products::which_kernels_are_exercised --nocapture 2>/dev/null | grep "^product kernel"
 step "kernels for sm_80, sm_90a, sm_100a" scripts/cuda-check.sh --table
+step "archive, EasyBuild and Spack recipes" scripts/site-check.sh --recipes
 step "shell scripts" bash -n scripts/*.sh jobs/*/job.sbatch
 
 passed=$(awk '/^test result:/ {for (i = 1; i < NF; i++) if ($(i+1) ~ /^passed/) n += $i} END {print n + 0}' "$log")

@@ -64,6 +64,8 @@ fn main() {
         Ok(Asked::Generate(args)) => end_alone(commands::generate::run(&args)),
         Ok(Asked::Eval(args)) => end_alone(commands::eval::run(&args)),
         Ok(Asked::Report(args)) => end_alone(commands::report::run(&args)),
+        Ok(Asked::Pages(args)) => end_alone(commands::pages::run(&args)),
+        Ok(Asked::Cubins(args)) => end_alone(commands::pages::cubins(&args)),
         // Under a launcher the ranks agree first, so that one of them speaks and all leave.
         Err(e) if slurm::expected_rank().is_some() => {
             let launch = Launch::start(None, began);

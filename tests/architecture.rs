@@ -26,6 +26,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rayon::", &["data", "commands"]),
     ("memmap2::", &["data", "checkpoint"]),
     ("clap::", &["commands", "config"]),
+    ("clap_complete::", &["commands"]),
+    ("clap_mangen::", &["commands"]),
     ("signal_hook::", &["launch"]),
 ];
 

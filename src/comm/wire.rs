@@ -200,7 +200,7 @@ impl Window {
             check(ffi::MPI_Info_create(&mut info), "MPI_Info_create");
             // Each rank's part on pages of its own, so that they lie in the memory next to its cores.
             check(ffi::MPI_Info_set(info, c"alloc_shared_noncontig".as_ptr(), c"true".as_ptr()), "MPI_Info_set");
-            let code = ffi::MPI_Win_allocate_shared(bytes as isize, 1, info, node.0, (&raw mut base).cast(), &mut window);
+            let code = ffi::MPI_Win_allocate_shared(bytes as ffi::MPI_Aint, 1, info, node.0, (&raw mut base).cast(), &mut window);
             check(ffi::MPI_Info_free(&mut info), "MPI_Info_free");
             // An error is an answer here: it goes by messages then. All must have the same one.
             if node.numbers(u64::from(code == ffi::MPI_SUCCESS as c_int)).contains(&0) {

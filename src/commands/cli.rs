@@ -6,7 +6,8 @@
 use crate::commands::bench::{
     attention::AttentionArgs, checkpoint::CheckpointArgs, collectives::CollectivesArgs, data::DataArgs, step::StepArgs,
 };
-use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs, verify::VerifyArgs};
+use crate::commands::pages::{CubinsArgs, PagesArgs};
+use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs, verify::VerifyArgs, version};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -30,6 +31,9 @@ pub enum Asked {
     BenchData(Box<Run>, DataArgs),
     BenchCheckpoint(Box<Run>, CheckpointArgs),
     Verify(VerifyArgs),
+    /// Of an installation.
+    Pages(PagesArgs),
+    Cubins(CubinsArgs),
     /// The help or the version: to be printed, and that is all.
     Text(String),
 }
@@ -119,7 +123,7 @@ pub struct EvalArgs {
 /// The name, version and git revision of this program.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("LLM_TRAIN_REVISION"), ")");
 
-const EXAMPLES: &str = "\
+pub const EXAMPLES: &str = "\
 Examples:
   mpirun -n 2 llm-train --model nano --data corpus --steps 500
   srun llm-train --config run.toml --lr 6e-4 --set checkpoint.keep=3
@@ -128,23 +132,35 @@ Examples:
 /// What the help shows first: purpose, usage, examples.
 const ORDER: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}";
 
-const ENDING: &str = "\
+/// How the program ends, and what that means.
+pub const EXITS: [(u8, &str); 4] = [
+    (0, "done"),
+    (1, "failure; the last checkpoint is whole"),
+    (2, "bad input; nothing was written"),
+    (75, "stopped early (time limit or signal) with a complete checkpoint: run the same command again"),
+];
+
+const STRENGTH: &str = "\
 Settings rise in strength: defaults, the model's preset, --config, --set, options.
-Counts may be written 10_000, 1e9, 300M or 10B.
+Counts may be written 10_000, 1e9, 300M or 10B.";
 
-Exit codes:
-   0  done
-   1  failure; the last checkpoint is whole
-   2  bad input; nothing was written
-  75  stopped early (time limit or signal) with a complete checkpoint: run the same command again
-
+const SIGNALS: &str = "\
 SIGUSR1, SIGTERM and Ctrl-C make the ranks finish their step, save and stop.
 Under mpirun send it SIGUSR1: after Ctrl-C it leaves them only a second.
 RUST_LOG=llm_train=debug says more, of every rank.";
 
 /// The whole command line.
 pub fn command() -> Command {
-    let presets = format!("Presets for --model: {}\n\n{ENDING}", config::preset_names());
+    spoken_of().subcommands([
+        PagesArgs::augment_args(Command::new("install-pages")).hide(true),
+        CubinsArgs::augment_args(Command::new("compile-kernels")).hide(true),
+    ])
+}
+
+/// All of it but what is only for installing.
+pub fn spoken_of() -> Command {
+    let exits: String = EXITS.iter().map(|(code, text)| format!("{code:>4}  {text}\n")).collect();
+    let presets = format!("Presets for --model: {}\n\n{STRENGTH}\n\nExit codes:\n{exits}\n{SIGNALS}", config::preset_names());
     let about = "Pretrains and fine-tunes decoder-only language models, one process per device, under mpirun or srun";
     let options = |c: Command| config::add(c).after_help(presets.clone());
     let commands = [
@@ -178,8 +194,11 @@ pub fn command() -> Command {
 ///
 /// Errors: [`Error::Input`] in one sentence.
 pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) -> Result<Asked> {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let long = arguments.iter().any(|a| a == "--version");
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
+        Err(e) if long && e.kind() == ErrorKind::DisplayVersion => return Ok(Asked::Text(version::block())),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return Ok(Asked::Text(e.render().to_string()));
         }
@@ -211,6 +230,8 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
                 _ => Asked::BenchGemm(run),
             }
         }
+        Some(("install-pages", m)) => Asked::Pages(PagesArgs::from_arg_matches(m).map_err(typed)?),
+        Some(("compile-kernels", m)) => Asked::Cubins(CubinsArgs::from_arg_matches(m).map_err(typed)?),
         Some((other, _)) => panic!("no arm for the command {other}"),
     })
 }

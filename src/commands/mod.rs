@@ -7,6 +7,7 @@ pub mod generate;
 pub mod gpu;
 pub mod kernels;
 pub mod output;
+pub mod pages;
 pub mod plan;
 pub mod report;
 pub mod scaling;
@@ -15,6 +16,7 @@ pub mod session;
 pub mod tokenize;
 pub mod train;
 pub mod verify;
+pub mod version;
 
 use crate::error::{Error, Result};
 use crate::{bad_input, checkpoint};

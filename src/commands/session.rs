@@ -130,8 +130,8 @@ impl Session {
         let device = gpu.as_ref().map_or("cpu".into(), |gpu| gpu.name().to_string());
         let start = start_record(run, launch, &model, steps, corpus_seconds, model_seconds);
         let continues = resumed.is_some().then_some(from);
-        let metrics =
-            launch.agree(launch.leads().then(|| open_metrics(run, launch, &device, &start, &first, continues)).transpose())?;
+        let metrics = launch
+            .agree(launch.leads().then(|| open_metrics(run, launch, &device, seats, &start, &first, continues)).transpose())?;
         let o = &run.optim;
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
         let session =
@@ -410,6 +410,7 @@ fn open_metrics(
     run: &Run,
     launch: &Launch,
     device: &str,
+    seats: &[launch::Seat],
     start: &Start,
     evals: &[EvalSet],
     resumed: Option<u64>,
@@ -426,6 +427,6 @@ fn open_metrics(
     };
     let ranks: Vec<metrics::Rank> = launch.ranks.iter().enumerate().map(rank).collect();
     let mut file = MetricsFile::open(&out.join("metrics.h5"), start, &ranks, evals, resumed)?;
-    launch.warnings().iter().try_for_each(|text| file.event(resumed.unwrap_or(0), &format!("warning: {text}")))?;
+    launch.warnings(seats).iter().try_for_each(|text| file.event(resumed.unwrap_or(0), &format!("warning: {text}")))?;
     Ok(file)
 }

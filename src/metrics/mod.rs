@@ -41,6 +41,12 @@ pub use split::{Share, split};
 pub use state::{STOPPED, State};
 pub use summary::Summary;
 
+/// The HDF5 library's version, `1.14.3`.
+pub fn library() -> String {
+    let (major, minor, release) = hdf5::library_version();
+    format!("{major}.{minor}.{release}")
+}
+
 /// Why an HDF5 call failed, in one line: the system's own words where its error stack has them.
 fn cause(error: &hdf5::Error) -> String {
     let text = error.to_string();

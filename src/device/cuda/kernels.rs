@@ -7,6 +7,9 @@
 //! The cache is `$XDG_CACHE_HOME/llm-train/kernels-ARCHITECTURE-HASH.cubin` (`~/.cache` without the variable); the hash is
 //! that of the text, the options and NVRTC's version. An entry says what it is and how many bytes, with their sum: one that
 //! is not whole is made again. What cannot be read or written is done without.
+//!
+//! `scripts/install.sh --embed-cubin` has the program compile its own text for the architectures of supercomputers, and builds
+//! it again with the binaries in it: where one fits the GPU, NVRTC and the cache are not asked.
 use super::driver::{Gpu, check};
 use super::library::Needed;
 use crate::device::Precision;
@@ -39,11 +42,54 @@ const FILES: &[&str] = &[
     include_str!("../../ops/sample.cu"),
 ];
 
+/// File name and content of the binaries that the program was built with, each for one architecture and number type.
+const EMBEDDED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
+/// What `--embed-cubin` compiles for: A100, H100 and GH200, B200 and GB200.
+const EMBEDDABLE: [&str; 3] = ["sm_80", "sm_90a", "sm_100a"];
+
+/// An embedded binary's file name. The sum in it is that of text and options: what was compiled from another text does not count.
+fn embedded_name(architecture: &str, precision: Precision) -> String {
+    let all = [FILES.concat().as_bytes(), options(architecture, precision).join(" ").as_bytes()].concat();
+    format!("kernels-{architecture}-{:016x}.cubin", hash(&all))
+}
+
+/// Architectures whose kernels the program holds, in both number types.
+pub fn embedded() -> Vec<&'static str> {
+    let holds = |name: String| EMBEDDED.iter().any(|(n, _)| *n == name);
+    let both = |architecture: &str| [Precision::Fp32, Precision::Bf16].into_iter().all(|p| holds(embedded_name(architecture, p)));
+    EMBEDDABLE.into_iter().filter(|architecture| both(architecture)).collect()
+}
+
+/// Compiles the kernels for [`EMBEDDABLE`] into files of a folder, for `build.rs` to put into the next program. Their names.
+///
+/// Errors: `Failed`: NVRTC is missing or too old for one of them, or a file cannot be written.
+pub fn compile_embeddable(folder: &Path) -> Result<Vec<String>> {
+    Needed::Compiler.check()?;
+    let mut names = vec![];
+    for architecture in EMBEDDABLE {
+        for precision in [Precision::Fp32, Precision::Bf16] {
+            let binary = compile(&FILES.concat(), &options(architecture, precision))?;
+            let name = embedded_name(architecture, precision);
+            let file = folder.join(&name);
+            if let Err(e) = std::fs::write(&file, &binary) {
+                failed!("{}: cannot be written: {e}", file.display());
+            }
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// The compiled kernels of one architecture and one number type.
 ///
 /// Errors: `Failed`: NVRTC is neither there nor needed no more, or does not understand the architecture.
 pub fn binary(gpu: &Gpu, precision: Precision) -> Result<Vec<u8>> {
     let architecture = gpu.architecture();
+    let name = embedded_name(&architecture, precision);
+    if let Some((_, binary)) = EMBEDDED.iter().find(|(n, _)| *n == name) {
+        log::debug!("kernels for {architecture} from the program itself");
+        return Ok(binary.to_vec());
+    }
     let options = options(&architecture, precision);
     let text = FILES.concat();
     let version = Needed::Compiler.check().and_then(|()| version());

@@ -4,7 +4,7 @@
 //! library     CUDA's libraries, found at run time       kernels    from text to functions: compiler, cache, module
 //! driver      the driver's calls                        products   cuBLASLt: descriptions and algorithms, kept by shape
 //! lanes       two streams and the loans between them    uploads    small numbers from the host, on their way
-//! places      where a plan's elements lie, in f32 or bf16
+//! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
 //! ```
 //! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`].
 //!
@@ -18,11 +18,13 @@ mod library;
 mod places;
 mod products;
 mod uploads;
+mod versions;
 pub use driver::{Event, Gpu, count};
-pub use kernels::binary;
+pub use kernels::{binary, compile_embeddable, embedded};
 pub use lanes::Lent;
 pub use library::Library;
 pub use products::{Operand, Product};
+pub use versions::versions;
 
 use super::gate::Gate;
 use super::{Access, Loan, Precision, Tally};
