@@ -38,6 +38,9 @@ needed_by() { # FILE…: the libraries that the loader finds for them
     found=$(ldd "$@" 2>/dev/null || true)
     awk '$2 == "=>" && $3 ~ /^\// { print $3 }' <<<"$found" | sort -u | grep -Ev "$nodes_own" || true
 }
+place() { # NAME: where the loader finds the library. It reads to the end: who writes into a closed pipe dies, and the script with it.
+    ldconfig -p | awk -v name="$1" '!found && $1 == name { found = 1; print $NF }'
+}
 take() { # FILE…: into lib, under the name that it is asked for by
     local file
     for file in "$@"; do [ -e "$out/lib/$(basename "$file")" ] || install -m 644 "$file" "$out/lib/$(basename "$file")"; done
@@ -83,13 +86,13 @@ fi
 for library in libucs.so.0:ucx:UCX_MODULE_DIR libfabric.so.1:libfabric:FI_PROVIDER_PATH; do
     IFS=: read -r name folder variable <<<"$library"
     [ -e "$out/lib/$name" ] || continue
-    path=$(ldconfig -p | awk -v name="$name" '$1 == name { print $NF; exit }')
+    path=$(place "$name")
     [ -n "$path" ] && [ -d "$(dirname "$path")/$folder" ] || continue
     plugins "$(dirname "$path")/$folder" "$out/lib/$folder"
     environment+=$'\n'"export $variable=\$here/lib/$folder"
 done
 # hwloc's plugins that ask for PCI devices and read XML; those for displays, OpenCL and CUDA would load all of these at each start.
-path=$(ldconfig -p | awk '$1 == "libhwloc.so.15" { print $NF; exit }')
+path=$(place libhwloc.so.15)
 if [ -e "$out/lib/libhwloc.so.15" ] && [ -d "$(dirname "$path")/hwloc" ]; then
     plugins "$(dirname "$path")/hwloc" "$out/lib/hwloc" 'hwloc_[px][cm][il]*.so'
     environment+=$'\nexport HWLOC_PLUGINS_PATH=$here/lib/hwloc'

@@ -4,7 +4,7 @@
 //! sh              run: the blocks of a page in order, by one `bash -e`, in one folder that holds copies of data/, jobs/ and
 //!                 scripts/; llm-train and mpirun are on PATH
 //! python run      run by python3 at its place among them, with h5py and matplotlib; left out, and said so, where pip cannot have them
-//! any other word  shown only: it needs Slurm, a network, another machine, or minutes
+//! any other word  shown only: it needs Slurm, a network, another machine, or minutes (`shell`: run by tests/install)
 //! ```
 //! Shown or run, whatever starts `llm-train` (by itself or by srun, mpirun, …) in a block, or in a script under jobs/, must be a
 //! command line that the program knows. New pages are found by themselves.

@@ -72,17 +72,14 @@ fn farthest(losses: &[f64], reference: &[f64]) -> f64 {
     losses.iter().zip(reference).map(|(a, b)| ((a - b) / b).abs()).fold(0.0, f64::max)
 }
 
-/// Writes what `verify` compares with: `cargo test --release --test verify -- --ignored`, some minutes.
-#[test]
-#[ignore]
-fn write_the_reference() {
-    let lines: Vec<String> = losses(STEPS, |plan| Device::reference(plan).unwrap()).iter().map(|l| format!("{l:.12}")).collect();
-    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(REFERENCE), lines.join("\n") + "\n").unwrap();
-}
-
-/// Its first steps, made again.
+/// Its first steps, made again; all of them, and written, with WRITE_REFERENCE=1 (some minutes).
 #[test]
 fn the_reference_is_what_loops_in_f64_give() {
+    if std::env::var_os("WRITE_REFERENCE").is_some() {
+        let losses = losses(STEPS, |plan| Device::reference(plan).unwrap());
+        let lines: Vec<String> = losses.iter().map(|l| format!("{l:.12}")).collect();
+        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(REFERENCE), lines.join("\n") + "\n").unwrap();
+    }
     let again = losses(2, |plan| Device::reference(plan).unwrap());
     assert!(farthest(&again, &reference()) < 1e-10, "{again:?} for {:?}", &reference()[..2]);
 }
