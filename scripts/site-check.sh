@@ -53,7 +53,7 @@ fi
 have mpicc.mpich && have mpirun.mpich || { no "MPICH is not installed" && exit 0; }
 cmake=$(venv cmake cmake) || { no "CMake cannot be installed" && exit 0; }
 cut=()
-if [ "$(id -u)" -eq 0 ] && unshare -n true 2>/dev/null; then cut=(unshare -n); else no "without root the network is not cut off"; fi
+if [ "$(id -u)" -eq 0 ] && unshare -n true 2>/dev/null; then cut=(unshare -n); else echo "site-check: the network is not cut off: that takes root and namespaces"; fi
 embed=()
 if nvrtc=$(scripts/cuda-wheels.sh 2>/dev/null); then
     embed=(--embed-cubin)
