@@ -1,4 +1,6 @@
-//! The energy of all nodes, step by step: the first rank of each reads its node's counters, the sums go to all.
+//! The energy of all nodes, step by step: the first rank of each reads its node's counters where the ranks settle a step, and the
+//! joules are summed in the exchange that is made there anyway. What follows in a step (optimizer, evaluation, checkpoint) counts to
+//! the next one.
 use crate::launch::Launch;
 use crate::metrics::energy::Counters;
 use std::path::Path;
@@ -26,13 +28,17 @@ impl Meter {
         Some(format!("energy: not measured, for no counter can be read on {host}"))
     }
 
-    /// Joules of all nodes since the last call. Every rank calls this.
-    pub fn lap(&mut self, launch: &Launch) -> Option<f64> {
-        if self.lacking.is_some() {
-            return None;
+    /// Joules of this rank's node since the last call, 0 where another rank reads them; not a number where any node has none.
+    pub fn lap(&mut self) -> f64 {
+        match &mut self.counters {
+            _ if self.lacking.is_some() => f64::NAN,
+            Some(counters) => counters.lap().unwrap_or(f64::NAN),
+            None => 0.0,
         }
-        let mine = self.counters.as_mut().map_or(0.0, |counters| counters.lap().unwrap_or(f64::NAN));
-        let sum: f64 = launch.comm().exchange(&[mine]).iter().map(|joules| joules[0]).sum();
-        (!sum.is_nan()).then_some(sum)
     }
+}
+
+/// Of all nodes, by the sum of their laps.
+pub fn of(sum: f64) -> Option<f64> {
+    (!sum.is_nan()).then_some(sum)
 }

@@ -1,6 +1,6 @@
 //! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
 use crate::checkpoint;
-use crate::commands::energy::Meter;
+use crate::commands::energy::{self, Meter};
 use crate::commands::output::Output;
 use crate::commands::session::Session;
 use crate::config::Run;
@@ -68,7 +68,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         let evaluation = eval_time.unwrap_or_else(|| step_time * passes(s) / micro_steps as u32);
         let due_now = [(due(run.eval.every), evaluation), (due(run.checkpoint.every), save_time)];
         let due_now: Duration = due_now.iter().filter(|(due, _)| *due).map(|(_, time)| *time).sum();
-        let settled = parallel.settle(loss, must_stop(run, launch, due_now + step_time + save_time));
+        let settled = parallel.settle(loss, must_stop(run, launch, due_now + step_time + save_time), meter.lap());
         refuse_what_is_not_finite(&settled, launch, output, step + 1)?;
         let updating = Instant::now();
         s.optim.step(&s.dev, s.schedule.lr(step), step + 1, clip_factor(settled.norm, run.optim.clip));
@@ -77,8 +77,10 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
 
         let clock = parallel.take_clock();
         step_time = began.elapsed();
-        let energy = meter.lap(launch);
-        let row = StepRecord { energy, ..record(s, output, step, &settled, step_time, waited, updated, &clock) };
+        let row = StepRecord {
+            energy: energy::of(settled.also),
+            ..record(s, output, step, &settled, step_time, waited, updated, &clock)
+        };
         launch::check(output.step(&row));
         if step == s.from {
             launch::check(output.first_step(launch.elapsed()));

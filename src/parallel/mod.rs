@@ -96,6 +96,8 @@ pub struct Settled {
     pub norm: f64,
     /// The largest word that any rank gave.
     pub word: f64,
+    /// Σ of what the ranks gave beside it.
+    pub also: f64,
     /// The first rank whose own loss is not finite, or else whose block of the gradient is not.
     pub not_finite: Option<usize>,
 }
@@ -113,8 +115,8 @@ impl<'a> Parallel<'a> {
     }
 
     /// Waits for the reductions and brings the ranks' sums together. `loss`: this rank's Σ; `word`: what it wants others to
-    /// know, for example that it was asked to stop.
-    pub fn settle(&mut self, loss: f64, word: f64) -> Settled {
+    /// know, for example that it was asked to stop; `also`: a number to be summed on the way.
+    pub fn settle(&mut self, loss: f64, word: f64, also: f64) -> Settled {
         let began = Instant::now();
         for ticket in &mut self.reducing {
             if let Some(ticket) = ticket.take() {
@@ -127,13 +129,14 @@ impl<'a> Parallel<'a> {
         let own = self.groups.iter().map(|g| own_block(g, rank, size).grads);
         let squares: f64 = own.map(|g| elementwise::square_sum(self.dev, Tensor::range(g.start, g.end))).sum();
         let began = Instant::now();
-        let all = self.comm.exchange(&[loss, squares, word]);
+        let all = self.comm.exchange(&[loss, squares, word, also]);
         self.clock.exposed += began.elapsed();
         let sum = |k: usize| all.iter().map(|word| word[k]).sum::<f64>();
         Settled {
             loss: sum(0),
             norm: sum(1).sqrt(),
             word: all.iter().map(|word| word[2]).fold(f64::MIN, f64::max),
+            also: sum(3),
             // A loss says whose batch it was; a gradient's block, summed over all, only who owns it.
             not_finite: [0, 1].iter().find_map(|k| all.iter().position(|word| !word[*k].is_finite())),
         }

@@ -60,7 +60,7 @@ pub fn train_in(world: &dyn Collective, config: &Config, case: &Case, share: imp
                 let mut on = parallel.listen(micro == 0, micro + 1 == share.micro_steps());
                 loss += model.forward_backward(&dev, &input, (1.0 / targets) as f32, &mut on);
             }
-            let settled = parallel.settle(loss, 0.0);
+            let settled = parallel.settle(loss, 0.0, 0.0);
             assert_eq!(settled.not_finite, None);
             optim.step(&dev, 1e-3, step + 1, clip_factor(settled.norm, Some(1.0)));
             parallel.publish();
