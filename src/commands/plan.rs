@@ -164,7 +164,8 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
         let memory: serde_json::Map<_, _> = rows.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
         let all = json!({
-            "ranks": ranks, "micro_batch": run.batch.micro_batch, "parameters": parameters, "memory_bytes_per_rank": memory, "total_bytes_per_rank": total,
+            "ranks": ranks, "micro_batch": run.batch.micro_batch, "parameters": parameters,
+            "memory_bytes_per_rank": memory, "total_bytes_per_rank": total,
             "tokens_per_step": tokens, "micro_steps": micro_steps, "flops_per_token_full": flops.full,
             "flops_per_token_causal": flops.causal, "flops_per_step": flops.full * tokens as f64,
             "checkpoint_bytes": checkpoint, "config": run.to_json(),

@@ -135,7 +135,8 @@ pub fn exp(x: f32) -> f32 {
     if x < LOW { 0.0 } else { p * power }
 }
 
-/// 1 / (1 + e⁻ˣ), within 6e-7 of itself; below −88.37 it stays at 4e-39, where exp stops growing. The hyperbolic tangent is 2σ(2x) − 1: GELU is written with σ in its place.
+/// 1 / (1 + e⁻ˣ), within 6e-7 of itself; below −88.37 it stays at 4e-39, where exp stops growing. The hyperbolic
+/// tangent is 2σ(2x) − 1: GELU is written with σ in its place.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
