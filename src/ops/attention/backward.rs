@@ -3,22 +3,27 @@
 //! the tile as it lies.
 //!
 //! ```text
-//! for some keys:      for each query head:      for some rows that may see them:
+//! for each query head:    for some rows:    for some keys that they may see:
 //!     Sᵀ = k qᵀ       dPᵀ = v dyᵀ       Pᵀ = e^(Sᵀ/√D − lse)       dSᵀ = Pᵀ (dPᵀ − δ) / √D
 //!     dv += Pᵀ dy     dk += dSᵀ q       dq += dS k
 //! ```
 use super::Heads;
-use super::tiles::{KEYS, ROWS, Small, load, takes, with_room};
+use super::tiles::{Small, load, takes, with_room};
 use crate::device::{Precision, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
 use crate::ops::simd::{dot, exp, wide};
 use std::ops::Range;
 
+/// Measured (Intel AVX-512, D = 64): query rows of a tile …
+const ROWS: usize = 128;
+/// … and key rows. Both are whole blocks of every kernel, one across and the other down.
+const KEYS: usize = 96;
+
 /// Elements that a task works in.
 pub fn room(h: Heads) -> usize {
     let d = h.size;
-    let tiles = 4 * takes(KEYS * d) + 2 * takes(KEYS * ROWS) + 2 * takes(h.group() * h.seq);
+    let tiles = 2 * takes(KEYS * d) + 2 * takes(KEYS * ROWS) + takes(ROWS);
     let of_keys = 2 * takes(gemm::room(KEYS, d)) + takes(gemm::room(d, KEYS));
     let of_rows = 2 * takes(gemm::room(ROWS, d)) + 2 * takes(gemm::room(d, ROWS));
     tiles + of_keys + of_rows + 2 * takes(gemm::room(KEYS, ROWS)) + takes(gemm::room(ROWS, KEYS))
@@ -58,81 +63,73 @@ fn key_head(
 ) {
     let (w, d, t, scale) = (h.width(), h.size, h.seq, h.scale() as f32);
     let heads = kv * h.group()..(kv + 1) * h.group();
-    // SAFETY: this task alone holds the columns of key/value head `kv` and of its query heads, in the rows of its
-    // sequence; a piece is dropped before the next is taken.
-    let place = |i: usize, column: usize, cols: usize| unsafe { dqkv.piece((base + i) * w + column, cols) };
-    for i in 0..t {
-        place(i, heads.start * d, heads.len() * d).fill(0.0);
+    for i in base..base + t {
+        for (column, cols) in [(heads.start * d, heads.len() * d), (h.key(kv), d), (h.value(kv), d)] {
+            // SAFETY: this task alone holds the columns of key/value head `kv` and of its query heads, in the rows of its
+            // sequence, here and below.
+            unsafe { dqkv.piece(i * w + column, cols) }.fill(0.0);
+        }
     }
     with_room(room(h), |mut room| {
-        let [k, v, dk, dv] = [(); 4].map(|()| room.take(KEYS * d));
+        let [k, v] = [(); 2].map(|()| room.take(KEYS * d));
         let [p, ds] = [(); 2].map(|()| room.take(KEYS * ROWS));
-        // of each head and row, as the columns of a tile need them
-        let [lses, deltas] = [(); 2].map(|()| room.take(heads.len() * t));
+        let deltas = room.take(ROWS);
+        let mut lses = [0f32; ROWS];
         let [for_k, for_v] = [(); 2].map(|()| room.units(KEYS, d));
         let for_k_again = room.units(d, KEYS);
         let [for_q, for_dy] = [(); 2].map(|()| room.units(ROWS, d));
         let [for_q_again, for_dy_again] = [(); 2].map(|()| room.units(d, ROWS));
         let [for_p, for_ds] = [(); 2].map(|()| room.units(KEYS, ROWS));
         let for_ds_again = room.units(ROWS, KEYS);
-        for (x, (head, i)) in heads.clone().flat_map(|head| (0..t).map(move |i| (head, i))).enumerate() {
-            let at = (base + i) * h.q + head;
-            (lses[x], deltas[x]) = (lse[at], row_dot(&dy[at * d..][..d], &y[at * d..][..d]));
-        }
-        for first in (0..t).step_by(KEYS) {
-            let keys = KEYS.min(t - first);
-            let rows = base + first..base + first + keys;
-            load(k, qkv, rows.clone(), w, h.key(kv), d);
-            load(v, qkv, rows, w, h.value(kv), d);
-            let k_again = products.right(for_k_again, Layout::NN, (k, d), d, keys);
-            let (k, v) = (products.left(for_k, Layout::NT, (k, d), keys, d), products.left(for_v, Layout::NT, (v, d), keys, d));
-            dk.fill(0.0);
-            dv.fill(0.0);
-            for (head, top) in heads.clone().flat_map(|head| (first..t).step_by(ROWS).map(move |top| (head, top))) {
-                let n = ROWS.min(t - top);
-                if start(top) >= first + keys {
-                    continue; // these documents begin behind the keys
-                }
+        for (head, top) in heads.flat_map(|head| (0..t).step_by(ROWS).map(move |top| (head, top))) {
+            let n = ROWS.min(t - top);
+            for (r, (lse_of, delta)) in lses.iter_mut().zip(deltas.iter_mut()).take(n).enumerate() {
+                let at = (base + top + r) * h.q + head;
+                (*lse_of, *delta) = (lse[at], row_dot(&dy[at * d..][..d], &y[at * d..][..d]));
+            }
+            let query = (&qkv[(base + top) * w + head * d..], w);
+            let dy = (&dy[((base + top) * h.q + head) * d..], h.q * d);
+            let (q, dy_across) = (products.right(for_q, Layout::NT, query, n, d), products.right(for_dy, Layout::NT, dy, n, d));
+            let (q_again, dy) =
+                (products.right(for_q_again, Layout::NN, query, d, n), products.right(for_dy_again, Layout::NN, dy, d, n));
+            for first in (start(top)..top + n).step_by(KEYS) {
+                let keys = KEYS.min(t - first);
+                let rows = base + first..base + first + keys;
+                load(k, qkv, rows.clone(), w, h.key(kv), d);
+                load(v, qkv, rows, w, h.value(kv), d);
                 // the first row that sees the first of some keys, and the keys that the last of some rows sees
                 let sees = |some: Range<usize>| (first + some.start).saturating_sub(top).min(n);
-                let seen = |some: Range<usize>| (top + some.end - first).min(keys);
+                let seen = |some: Range<usize>| (top + some.end).saturating_sub(first).min(keys);
                 let some = |some: Range<usize>, cols: Range<usize>| if sees(some) < cols.end { 0..d } else { 0..0 };
-                let query = (&qkv[(base + top) * w + head * d..], w);
-                let dy = (&dy[((base + top) * h.q + head) * d..], h.q * d);
                 {
-                    let (q, dy) = (products.right(for_q, Layout::NT, query, n, d), products.right(for_dy, Layout::NT, dy, n, d));
+                    let (k, v) =
+                        (products.left(for_k, Layout::NT, (k, d), keys, d), products.left(for_v, Layout::NT, (v, d), keys, d));
                     // SAFETY: the tiles are this task's.
                     unsafe {
                         products.multiply((Shared::new(p), 0, ROWS), [keys, n], Into::Overwrite, k, q, some);
-                        products.multiply((Shared::new(ds), 0, ROWS), [keys, n], Into::Overwrite, v, dy, some);
+                        products.multiply((Shared::new(ds), 0, ROWS), [keys, n], Into::Overwrite, v, dy_across, some);
                     }
                 }
-                let at = (head - heads.start) * t + top;
-                let (lses, deltas) = (&lses[at..][..n], &deltas[at..][..n]);
                 let mut end = 0;
                 for (j, (p, ds)) in p.chunks_exact_mut(ROWS).zip(ds.chunks_exact_mut(ROWS)).take(keys).enumerate() {
                     // rows behind this one belong to documents that begin later
                     while end < n && start(top + end) <= first + j {
                         end += 1;
                     }
-                    gradients(&mut p[..n], &mut ds[..n], sees(j..j + 1).min(end), end, scale, lses, deltas);
+                    gradients(&mut p[..n], &mut ds[..n], sees(j..j + 1).min(end), end, scale, &lses[..n], &deltas[..n]);
                 }
-                let (q, dy) =
-                    (products.right(for_q_again, Layout::NN, query, d, n), products.right(for_dy_again, Layout::NN, dy, d, n));
+                let k = products.right(for_k_again, Layout::NN, (k, d), d, keys);
                 let p = products.left(for_p, Layout::NN, (p, ROWS), keys, n);
                 let ds_again = products.left(for_ds_again, Layout::TN, (ds, ROWS), n, keys);
                 let ds = products.left(for_ds, Layout::NN, (ds, ROWS), keys, n);
-                // SAFETY: as above; dq's columns and rows are this task's.
+                let [dk, dv, dq] = [(first, h.key(kv)), (first, h.value(kv)), (top, head * d)]
+                    .map(|(row, col)| (dqkv, (base + row) * w + col, w));
+                // SAFETY: these rows' columns are this task's (above).
                 unsafe {
-                    products.multiply((Shared::new(dv), 0, d), [keys, d], Into::Add, p, dy, |some, _| sees(some)..n);
-                    products.multiply((Shared::new(dk), 0, d), [keys, d], Into::Add, ds, q, |some, _| sees(some)..n);
-                    let dq = (dqkv, (base + top) * w + head * d, w);
-                    products.multiply(dq, [n, d], Into::Add, ds_again, k_again, |some, _| 0..seen(some));
+                    products.multiply(dv, [keys, d], Into::Add, p, dy, |some, _| sees(some)..n);
+                    products.multiply(dk, [keys, d], Into::Add, ds, q_again, |some, _| sees(some)..n);
+                    products.multiply(dq, [n, d], Into::Add, ds_again, k, |some, _| 0..seen(some));
                 }
-            }
-            for (r, (dk, dv)) in dk.chunks_exact(d).zip(dv.chunks_exact(d)).take(keys).enumerate() {
-                place(first + r, h.key(kv), d).copy_from_slice(dk);
-                place(first + r, h.value(kv), d).copy_from_slice(dv);
             }
         }
     });

@@ -6,11 +6,6 @@ use crate::ops::rows::Shared;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Measured (Zen 3, D = 64): query rows of a tile …
-pub const ROWS: usize = 128;
-/// … and key rows.
-pub const KEYS: usize = 64;
-
 thread_local! {
     static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -73,9 +68,9 @@ impl Small {
         gemm::left(self.kernel, room, &a, 0..m, 0..k)
     }
     /// b (n, k) for NT, else (k, n).
-    pub fn right<'a>(self, room: &'a mut [u32], layout: Layout, b: Read, n: usize, k: usize) -> gemm::Right<'a> {
+    pub fn right<'a>(self, room: &'a mut [u32], layout: Layout, b: Read<'a>, n: usize, k: usize) -> gemm::Right<'a> {
         let b = Source::of(self.precision, b, layout == Layout::NT);
-        gemm::right(self.kernel, room, &b, 0..n, 0..k)
+        gemm::right_lying(self.kernel, room, &b, 0..n, 0..k)
     }
     /// c (m, n) = or += a b; `span` as for [`Blocks::multiply`].
     ///

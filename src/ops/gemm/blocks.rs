@@ -8,7 +8,6 @@
 use super::Kernel;
 use super::micro::Block;
 use super::operands::{Left, Right};
-use super::pack::panel_stride;
 use crate::ops::rows::Shared;
 use std::ops::Range;
 
@@ -39,8 +38,7 @@ impl Blocks<'_> {
         cols: Range<usize>,
         span: impl Fn(Range<usize>, Range<usize>) -> Range<usize>,
     ) {
-        let (kernel, units) = (self.kernel, self.right.units);
-        let stride = panel_stride(kernel.panel, units);
+        let (kernel, units, stride) = (self.kernel, self.right.units, self.right.panel);
         let stretch = super::evenly(units, kernel.stretch, kernel.depth);
         for first in (0..units).step_by(stretch) {
             for col in cols.clone().step_by(kernel.cols) {
@@ -57,12 +55,18 @@ impl Blocks<'_> {
                         continue;
                     }
                     let above = (row - self.left.from) / kernel.rows;
+                    let below = if row + kernel.rows < rows.end { self.left.block } else { 0 };
+                    let a = self.left.at.wrapping_add(above * self.left.block + from * self.left.unit);
+                    let share = (row - rows.start) / kernel.rows * (upto - from) * 4;
                     let block = Block {
                         units: upto - from,
-                        a: self.left.at.wrapping_add(above * self.left.block + from * self.left.unit),
+                        a,
+                        next_a: a.wrapping_add(below),
+                        next_b: panel.wrapping_add(stride + from * kernel.panel + share),
                         a_row: self.left.row,
                         a_unit: self.left.unit,
-                        b: panel.wrapping_add(from * kernel.panel),
+                        b: panel.wrapping_add(from * self.right.unit),
+                        b_unit: self.right.unit,
                         b_panel: stride,
                         c: std::ptr::null_mut(),
                         c_row: self.row,

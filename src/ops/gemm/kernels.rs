@@ -61,6 +61,7 @@ pub static AVX512: Kernel = Kernel {
     rows: 12,
     cols: 32,
     panel: 32,
+    stretch: 1024,
     available: || simd::supported() >= simd::Level::Avx512,
     multiply: x86::avx512_12x32,
     ..PORTABLE

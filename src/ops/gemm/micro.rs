@@ -4,10 +4,12 @@
 //! c[i][j] (+)= Σ_u a[i][u] · b[u][j]     i < R rows, j < V vectors
 //!
 //! a: row-major, read where it lies: one number a step, the same in all lanes
-//! b: a panel: the V vectors of step u, then those of u + 1
+//! b: the V vectors of step u, then those of u + 1: a panel, or rows that lie so
 //! ```
 //! A unit u is one f32, or two bf16 of neighbouring k, which [`Lanes::fma`] then multiplies and adds together.
 //! R·V sums live in registers; what a processor can hold decides R and V.
+
+use crate::ops::simd::fetch_to_write;
 
 /// One vector of sums. The functions' callers have the processor's instructions; `p` points at N numbers (units), for
 /// `splat` at one.
@@ -26,6 +28,7 @@ pub trait Lanes {
 
 /// Where a block's operands lie. Distances count units of 4 bytes.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Block {
     /// Units to be summed.
     pub units: usize,
@@ -34,12 +37,17 @@ pub struct Block {
     pub a_row: usize,
     pub a_unit: usize,
     pub b: *const f32,
+    /// From unit to unit of b: a panel's width, or more where it is no panel.
+    pub b_unit: usize,
     /// From one panel of b to the next: for blocks as wide as two.
     pub b_panel: usize,
     pub c: *mut f32,
     pub c_row: usize,
     /// c += rather than c =.
     pub add: bool,
+    /// Where the rows and the panel lie that come next: kernels may ask for them. Never followed.
+    pub next_a: *const f32,
+    pub next_b: *const f32,
 }
 
 /// Measured (Zen 3): units between two turns of the loop; its own instructions cost 10 % otherwise.
@@ -70,6 +78,11 @@ unsafe fn step<L: Lanes, const R: usize, const V: usize>(
 pub unsafe fn multiply<L: Lanes, const R: usize, const V: usize>(x: Block) {
     // SAFETY: the caller's promise.
     unsafe {
+        for i in 0..R {
+            for j in 0..V {
+                fetch_to_write(x.c.wrapping_add(i * x.c_row + j * L::N));
+            }
+        }
         let mut sums = [[L::zero(); V]; R];
         // the common index is the only thing that a step moves
         if x.a_unit == 1 {
@@ -77,17 +90,17 @@ pub unsafe fn multiply<L: Lanes, const R: usize, const V: usize>(x: Block) {
             let whole = x.units - x.units % STEPS;
             for first in (0..whole).step_by(STEPS) {
                 for u in first..first + STEPS {
-                    step::<L, R, V>(&mut sums, x.b.add(u * V * L::N), |i| rows[i].wrapping_add(u));
+                    step::<L, R, V>(&mut sums, x.b.add(u * x.b_unit), |i| rows[i].wrapping_add(u));
                 }
             }
             for u in whole..x.units {
-                step::<L, R, V>(&mut sums, x.b.add(u * V * L::N), |i| rows[i].wrapping_add(u));
+                step::<L, R, V>(&mut sums, x.b.add(u * x.b_unit), |i| rows[i].wrapping_add(u));
             }
         } else {
             assert!(x.a_row == 1, "a lies along rows or across");
             let mut a = x.a;
             for u in 0..x.units {
-                step::<L, R, V>(&mut sums, x.b.add(u * V * L::N), |i| a.wrapping_add(i));
+                step::<L, R, V>(&mut sums, x.b.add(u * x.b_unit), |i| a.wrapping_add(i));
                 a = a.wrapping_add(x.a_unit);
             }
         }

@@ -18,6 +18,8 @@
 //! | `tiles` | a product cut into packed slabs, and these into tiles, a task each |
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod blocks;
 pub mod kernels;
 pub mod micro;
@@ -31,7 +33,7 @@ mod tiles;
 mod x86;
 pub use blocks::Blocks;
 pub use kernels::Kernel;
-pub use operands::{Left, Right, left, right, room};
+pub use operands::{Left, Right, left, right, right_lying, room};
 pub use pack::{Numbers, Source};
 pub use tiles::WORKSPACE_ELEMENTS;
 

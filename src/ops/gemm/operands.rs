@@ -18,7 +18,7 @@ const UNITS_AT_ONCE: usize = 64;
 /// brings.
 const WORTH: usize = 1 << 15;
 /// Measured: an operand a of so few numbers stays in cache however it is read.
-const SMALL: usize = 1 << 13;
+const SMALL: usize = 3 << 12;
 
 /// Where a kernel finds a: [`super::micro::Block::a`] of the first row.
 #[derive(Clone, Copy)]
@@ -39,6 +39,9 @@ pub struct Right<'a> {
     pub(super) at: *const f32,
     /// Of each panel.
     pub(super) units: usize,
+    /// From unit to unit, and from panel to panel.
+    pub(super) unit: usize,
+    pub(super) panel: usize,
     /// The first column that `at` means.
     pub(super) from: usize,
     lies: PhantomData<&'a [u32]>,
@@ -105,7 +108,19 @@ pub fn right<'a>(kernel: &Kernel, room: &'a mut [u32], b: &Source, cols: Range<u
     room[first * stride..end * stride].fill(0);
     let part = Part { row: cols.start, rows: cols.len(), k: k.start, depth: k.len(), pair: kernel.pair };
     panels(room, b, kernel.panel, units, part);
-    Right { at: room.as_ptr().cast(), units, from: cols.start, lies: PhantomData }
+    Right { at: room.as_ptr().cast(), units, unit: kernel.panel, panel: stride, from: cols.start, lies: PhantomData }
+}
+
+/// As [`right`], but where b lies, if the kernel can read it there: for small operands, since the rows of large ones are
+/// too far from each other to stay in cache.
+pub fn right_lying<'a>(kernel: &Kernel, room: &'a mut [u32], b: &Source<'a>, cols: Range<usize>, k: Range<usize>) -> Right<'a> {
+    match b.numbers {
+        Numbers::F32(x) if kernel.pair == 1 && !b.along_k && cols.len().is_multiple_of(kernel.cols) => {
+            let at = x[k.start * b.stride + cols.start..].as_ptr();
+            Right { at, units: k.len(), unit: b.stride, panel: kernel.panel, from: cols.start, lies: PhantomData }
+        }
+        _ => right(kernel, room, b, cols, k),
+    }
 }
 
 /// Whether the kernel can read a where it lies.

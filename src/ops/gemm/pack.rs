@@ -229,10 +229,10 @@ fn panels<T: Number>(mut to: Panels, units: Range<usize>, x: &[T], ld: usize, al
         turn(width, units.len(), read, |r, u, square| {
             for (i, row) in square.iter().enumerate().take(units.len() - u) {
                 let to = to.line(panel, units.start + u + i);
-                // a vector, where the panel is as wide
-                match <&mut [u32; SIDE]>::try_from(&mut to[..]) {
-                    Ok(to) => *to = *row,
-                    Err(_) => to[r..].iter_mut().zip(row).for_each(|(to, x)| *to = *x),
+                // a vector, where the panel is as wide as one or two
+                match to[r..].first_chunk_mut() {
+                    Some(to) => *to = *row,
+                    None => to[r..].iter_mut().zip(row).for_each(|(to, x)| *to = *x),
                 }
             }
         });

@@ -19,7 +19,7 @@ use std::ops::Range;
 /// Measured: units of a packed slab, 4 MiB of each operand.
 const SLAB: usize = 1 << 20;
 /// Measured: numbers of k in a slab, so that it is not too narrow.
-const DEPTH: usize = 4096;
+const DEPTH: usize = 1024;
 /// Measured (Zen 3): rows and columns of a tile.
 const TILE: [usize; 2] = [96, 256];
 /// Structural: vectors are loaded from its start.

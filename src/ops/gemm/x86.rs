@@ -1,5 +1,6 @@
 //! The vector kernels of x86-64: f32 with AVX2 and AVX-512, pairs of bf16 with AVX-512 BF16; and a transposition.
-use super::micro::{Lanes, kernel};
+use super::avx512;
+use super::micro::{Block, Lanes, kernel};
 use super::pack::Square;
 use std::arch::x86_64::*;
 
@@ -100,8 +101,26 @@ impl Lanes for Avx512Bf16 {
 }
 
 kernel!(#[target_feature(enable = "avx2,fma")] avx2_6x16, Avx2, 2, [1 2 3 4 5 6]);
-kernel!(#[target_feature(enable = "avx512f")] avx512_12x32, Avx512, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
-kernel!(#[target_feature(enable = "avx512f,avx512bf16")] avx512_bf16_12x32, Avx512Bf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+kernel!(#[target_feature(enable = "avx512f")] avx512_up_to_12x32, Avx512, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+kernel!(#[target_feature(enable = "avx512f,avx512bf16")] avx512_bf16_up_to_12x32, Avx512Bf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+
+/// # Safety
+/// As [`avx512_up_to_12x32`].
+pub unsafe fn avx512_12x32(rows: usize, x: Block) {
+    // SAFETY: the caller's promise.
+    unsafe { if full(rows, &x) { avx512::fma_12x32(&x) } else { avx512_up_to_12x32(rows, x) } }
+}
+
+/// # Safety
+/// As [`avx512_bf16_up_to_12x32`].
+pub unsafe fn avx512_bf16_12x32(rows: usize, x: Block) {
+    // SAFETY: the caller's promise.
+    unsafe { if full(rows, &x) { avx512::bf16_12x32(&x) } else { avx512_bf16_up_to_12x32(rows, x) } }
+}
+
+fn full(rows: usize, x: &Block) -> bool {
+    rows == 12 && (x.a_unit == 1 || x.a_row == 1)
+}
 
 /// to = fromᵀ, in four quarters of 8 × 8: pairs of rows, pairs of pairs, then the halves of the vectors.
 #[inline]
