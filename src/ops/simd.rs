@@ -192,18 +192,26 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The largest element; NaN if there is one, −∞ if there is none.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
+    // written so that a NaN in x is taken, and then kept
+    let larger = |m: f32, x: f32| if x <= m || m.is_nan() { m } else { x };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
         for i in 0..LANES {
-            // written so that a NaN in x is taken, and then kept
-            lanes[i] = if x[i] <= lanes[i] || lanes[i].is_nan() { lanes[i] } else { x[i] };
+            lanes[i] = larger(lanes[i], x[i]);
         }
     }
     for x in rest {
-        lanes[0] = if *x <= lanes[0] || lanes[0].is_nan() { lanes[0] } else { *x };
+        lanes[0] = larger(lanes[0], *x);
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |m, x| if x <= m || m.is_nan() { m } else { x })
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = larger(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Rounds to the nearest bfloat16, ties to even, and back: what a bf16 product reads. NaN stays NaN.

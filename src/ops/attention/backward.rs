@@ -12,7 +12,7 @@ use super::tiles::{Small, load, takes, with_room};
 use crate::device::{Precision, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
-use crate::ops::simd::{dot, exp, wide};
+use crate::ops::simd::{LANES, dot, exp, wide};
 use std::ops::Range;
 
 /// Measured (Intel AVX-512, D = 64): query rows of a tile …
@@ -116,7 +116,7 @@ fn key_head(
                     while end < n && start(top + end) <= first + j {
                         end += 1;
                     }
-                    gradients(&mut p[..n], &mut ds[..n], sees(j..j + 1).min(end), end, scale, &lses[..n], &deltas[..n]);
+                    gradients(p, ds, sees(j..j + 1).min(end), end, scale, &lses, deltas);
                 }
                 let k = products.right(for_k_again, Layout::NN, (k, d), d, keys);
                 let p = products.left(for_p, Layout::NN, (p, ROWS), keys, n);
@@ -141,16 +141,17 @@ wide! {
     }
 
     /// Of one key, for rows from … to: p, the scores, become probabilities, and ds, which holds dp, becomes ds. Both are 0
-    /// where the key may not be seen.
+    /// where the key may not be seen. All are whole vectors.
     fn gradients(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, scale: f32, lse: &[f32], delta: &[f32]) {
-        for x in [&mut *p, &mut *ds] {
-            x[..from].fill(0.0);
-            x[to..].fill(0.0);
-        }
-        let rows = p[from..to].iter_mut().zip(&mut ds[from..to]).zip(&lse[from..to]).zip(&delta[from..to]);
+        let some = from / LANES * LANES..to.next_multiple_of(LANES);
+        let rows = p[some.clone()].iter_mut().zip(&mut ds[some.clone()]).zip(&lse[some.clone()]).zip(&delta[some]);
         for (((p, ds), lse), delta) in rows {
             *p = exp(p.mul_add(scale, -lse));
             *ds = *p * (*ds - delta) * scale;
+        }
+        for x in [p, ds] {
+            x[..from].fill(0.0);
+            x[to..].fill(0.0);
         }
     }
 }

@@ -72,7 +72,7 @@ fn rows_of_head(
                 let i = rows.start + r;
                 let seen = visible(i, start(i), first, keys);
                 let out = &mut out[r * d..(r + 1) * d];
-                soften(&mut s[..keys], seen.start, seen.end, h.scale() as f32, &mut tops[r], &mut totals[r], out);
+                soften(s, seen.start, seen.end, h.scale() as f32, &mut tops[r], &mut totals[r], out);
             }
             let p = products.left(for_p, Layout::NN, (s, KEYS), n, keys);
             let v = products.right(for_v, Layout::NN, (&qkv[(base + first) * w + h.value(kv)..], w), d, keys);
@@ -90,36 +90,33 @@ fn rows_of_head(
 }
 
 wide! {
-    /// Scores become e^(s·scale − top) where visible and 0 elsewhere; the running maximum, the denominator and the
-    /// output so far follow.
+    /// Scores become e^(s·scale − top) where visible, from … to, and 0 elsewhere; the running maximum, the denominator and
+    /// the output so far follow. `s` is whole vectors.
     fn soften(s: &mut [f32], from: usize, to: usize, scale: f32, top: &mut f32, total: &mut f32, out: &mut [f32]) {
+        if from < to {
+            let (first, end) = (from / LANES * LANES, to.next_multiple_of(LANES));
+            s[first..from].fill(f32::NEG_INFINITY);
+            s[to..end].fill(f32::NEG_INFINITY);
+            let s = &mut s[first..end];
+            let highest = max(s) * scale;
+            // a NaN is kept: it must reach the loss
+            let highest = if highest <= *top { *top } else { highest };
+            if highest != *top {
+                let shrink = exp(*top - highest);
+                *total *= shrink;
+                out.iter_mut().for_each(|o| *o *= shrink);
+                *top = highest;
+            }
+            let mut lanes = [0f32; LANES];
+            for s in s.as_chunks_mut::<LANES>().0 {
+                for i in 0..LANES {
+                    s[i] = exp(s[i].mul_add(scale, -highest));
+                    lanes[i] += s[i];
+                }
+            }
+            *total += fold(lanes);
+        }
         s[..from].fill(0.0);
         s[to..].fill(0.0);
-        if from == to {
-            return;
-        }
-        let s = &mut s[from..to];
-        let highest = max(s) * scale;
-        // a NaN is kept: it must reach the loss
-        let highest = if highest <= *top { *top } else { highest };
-        if highest != *top {
-            let shrink = exp(*top - highest);
-            *total *= shrink;
-            out.iter_mut().for_each(|o| *o *= shrink);
-            *top = highest;
-        }
-        let mut lanes = [0f32; LANES];
-        let (whole, rest) = s.as_chunks_mut::<LANES>();
-        for s in whole {
-            for i in 0..LANES {
-                s[i] = exp(s[i].mul_add(scale, -highest));
-                lanes[i] += s[i];
-            }
-        }
-        for (i, s) in rest.iter_mut().enumerate() {
-            *s = exp(s.mul_add(scale, -highest));
-            lanes[i] += *s;
-        }
-        *total += fold(lanes);
     }
 }
