@@ -1,5 +1,6 @@
 //! How the ops share their work among threads: pieces of fixed size, whatever the number of threads, so that no sum
 //! depends on it.
+use super::simd::add_to;
 use crate::device::threads;
 use crate::tensor::Tensor;
 use std::cell::RefCell;
@@ -56,12 +57,27 @@ pub fn ordered_sum(n: usize, f: impl Fn(usize) -> f64 + Sync) -> f64 {
 /// out += Σ f(i) for i < n, of rows as long as `out`: `f(i, row)` fills a row of zeros, on all threads; they are added in
 /// order.
 pub fn ordered_sum_of_rows(out: &mut [f32], n: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    let len = out.len();
+    ordered_sums_of_rows([out], n, |i, [row]| f(i, row));
+}
+
+/// As [`ordered_sum_of_rows`], for several sums of the same parts.
+pub fn ordered_sums_of_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: impl Fn(usize, [&mut [f32]; O]) + Sync) {
+    let lens = outs.each_ref().map(|out| out.len());
+    let len = lens.iter().sum::<usize>();
+    /// The row's parts, one for each sum.
+    fn parts<const O: usize>(mut row: &mut [f32], lens: [usize; O]) -> [&mut [f32]; O] {
+        lens.map(|len| row.split_off_mut(..len).expect("a row has all parts"))
+    }
     ROWS.with_borrow_mut(|rows| {
         rows.resize((n * len).max(rows.len()), 0.0);
         rows[..n * len].fill(0.0);
-        pieces([(&mut rows[..n * len], len)], [], |i, [row], []| f(i, row));
-        rows[..n * len].chunks_exact(len).for_each(|row| out.iter_mut().zip(row).for_each(|(out, x)| *out += x));
+        pieces([(&mut rows[..n * len], len)], [], |i, [row], []| f(i, parts(row, lens)));
+        let mut outs = outs;
+        for row in rows[..n * len].chunks_exact_mut(len) {
+            for (out, part) in outs.iter_mut().zip(parts(row, lens)) {
+                add_to(out, part);
+            }
+        }
     });
 }
 

@@ -85,7 +85,7 @@ impl Small {
         right: gemm::Right,
         span: impl Fn(Range<usize>, Range<usize>) -> Range<usize>,
     ) {
-        let blocks = Blocks { kernel: self.kernel, left, right, c, at, row, add: into == gemm::Into::Add };
+        let blocks = Blocks { kernel: self.kernel, left, right, c, at, row, add: into == gemm::Into::Add, turned: false };
         // SAFETY: the caller's promise; the operands are as large as they were made.
         unsafe { blocks.multiply(0..m, 0..n, span) };
     }

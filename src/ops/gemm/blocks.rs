@@ -23,6 +23,8 @@ pub struct Blocks<'a> {
     pub row: usize,
     /// c += rather than c =.
     pub add: bool,
+    /// c is the product's transpose: what are rows here are its columns.
+    pub turned: bool,
 }
 
 impl Blocks<'_> {
@@ -83,8 +85,9 @@ impl Blocks<'_> {
     /// As [`Blocks::multiply`], for this block.
     unsafe fn block(&self, block: Block, row: usize, rows: usize, col: usize, cols: usize) {
         let k = self.kernel;
-        let (at, height) = (self.at + row * self.row + col, rows.next_multiple_of(k.rows_at_once));
-        if cols == k.cols && height == rows {
+        let at = if self.turned { self.at + col * self.row + row } else { self.at + row * self.row + col };
+        let height = rows.next_multiple_of(k.rows_at_once);
+        if cols == k.cols && height == rows && !self.turned {
             // SAFETY: the caller's promise.
             unsafe { (k.multiply)(rows, Block { c: self.c.start(at), ..block }) };
             return;
@@ -93,6 +96,19 @@ impl Blocks<'_> {
         let mut whole = [0f32; 32 * 32];
         // SAFETY: `whole` holds every kernel's block.
         unsafe { (k.multiply)(height, Block { c: whole.as_mut_ptr(), c_row: k.cols, add: false, ..block }) };
+        if self.turned {
+            for j in 0..cols {
+                // SAFETY: the caller's promise.
+                let to = unsafe { self.c.piece(at + j * self.row, rows) };
+                let from = whole[j..].iter().step_by(k.cols);
+                if block.add {
+                    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+                } else {
+                    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                }
+            }
+            return;
+        }
         for (i, from) in whole.chunks_exact(k.cols).take(rows).enumerate() {
             // SAFETY: the caller's promise.
             let to = unsafe { self.c.piece(at + i * self.row, cols) };

@@ -34,14 +34,37 @@ thread_local! {
 /// Elements of working memory that products keep, beside the plan's: the slabs of the thread that begins them.
 pub const WORKSPACE_ELEMENTS: usize = 2 * SLAB;
 
+/// Measured (Intel AVX-512): where b has so many more columns than a has rows, packing b is what takes the time.
+const WIDER: usize = 8;
+
 /// c = a·b or c += a·b. `finish(row, first column, part of a row)` sees each part of c once it is complete.
+///
+/// A wide b that lies as rows of k is taken for the left operand, which needs no packing: cᵀ = bᵀ·aᵀ.
 pub fn multiply(
+    kernel: &Kernel,
+    [m, n, k]: [usize; 3],
+    into: Into,
+    c: Write,
+    a: Source,
+    b: Source,
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    if a.along_k && b.along_k && m * WIDER <= n && lies_ready(kernel, &b, n, k) {
+        parts(kernel, [n, m, k], into, c, b, a, true, finish);
+    } else {
+        parts(kernel, [m, n, k], into, c, a, b, false, finish);
+    }
+}
+
+/// As [`multiply`]; `turned`: c is the transpose, whose rows `finish` sees.
+fn parts(
     kernel: &Kernel,
     [m, n, k]: [usize; 3],
     into: Into,
     (c, row): Write,
     a: Source,
     b: Source,
+    turned: bool,
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
     assert!(k > 0, "{m} × {n}: a sum of nothing");
@@ -78,11 +101,12 @@ pub fn multiply(
                     };
                     packed = Some((rows.start, left));
                     let add = into == Into::Add || depth.start > 0;
-                    let blocks = Blocks { kernel, left, right, c, at: 0, row, add };
+                    let blocks = Blocks { kernel, left, right, c, at: 0, row, add, turned };
                     tiles(&blocks, rows, cols.clone(), depth.len(), |rows, cols| {
                         // SAFETY: tiles share no element of c, and begin with whole blocks.
                         unsafe { blocks.multiply(rows.clone(), cols.clone(), |_, _| 0..depth.len()) };
                         if depth.end == k {
+                            let (rows, cols) = if turned { (cols, rows) } else { (rows, cols) };
                             for i in rows {
                                 // SAFETY: the tile is this task's alone.
                                 finish(i, cols.start, unsafe { c.piece(i * row + cols.start, cols.len()) });
