@@ -56,13 +56,18 @@ def bar(bars, precision):
     return bars[1] if "amx_bf16" in have else bars[2] if "avx512_bf16" in have else None
 
 
-def measured(command, env=None):
-    """The program's stdout and the most memory it and its children had, in MiB, each process by itself."""
+def measured(command, env=None, together=False):
+    """The program's stdout and the most memory it and its children had, in MiB: each process by itself, or, of ranks that share
+    memory, all together once a second, a page that several have counted once (PSS)."""
     with tempfile.TemporaryFile("w+") as out:
-        child, most = subprocess.Popen(command, stdout=out, env={**os.environ, **(env or {})}), {}
+        child, most, looked = subprocess.Popen(command, stdout=out, env={**os.environ, **(env or {})}), {}, 0.0
         while child.poll() is None:
-            for pid in family(child.pid):
-                most[pid] = max(most.get(pid, 0), peak(pid))
+            if not together:
+                for pid in family(child.pid):
+                    most[pid] = max(most.get(pid, 0), kib(pid, "status", "VmHWM"))
+            elif time.monotonic() - looked >= 1.0:
+                looked = time.monotonic()
+                most[0] = max(most.get(0, 0), sum(kib(pid, "smaps_rollup", "Pss") for pid in family(child.pid)))
             time.sleep(0.1)
         if child.returncode:
             sys.exit(f"bench-cpu: {' '.join(command)}: exit code {child.returncode}")
@@ -82,11 +87,11 @@ def family(pid):
     return found
 
 
-def peak(pid):
-    """The most resident memory it had, in KiB; 0 when it has gone."""
+def kib(pid, file, name):
+    """What the system says of a process's memory; 0 when it has gone."""
     try:
-        with open(f"/proc/{pid}/status", encoding="utf-8") as file:
-            return int(re.search(r"^VmHWM:\s*(\d+)", file.read(), re.M).group(1))
+        with open(f"/proc/{pid}/{file}", encoding="utf-8") as text:
+            return int(re.search(rf"^{name}:\s*(\d+)", text.read(), re.M).group(1))
     except (OSError, AttributeError):
         return 0
 
@@ -99,7 +104,7 @@ def ours(model, batch, precision, steps, ranks, threads):
             PROGRAM, "bench", "step", "--model", model, "--micro-batch", str(batch // ranks), "--global-batch", str(batch),
             "--seq-len", str(SEQ), "--precision", precision, "--threads", str(threads // ranks), "--zero", "1",
             "--warm-up", "2", "--steps", str(steps), "--json", file]
-        _, memory = measured(command)
+        _, memory = measured(command, together=ranks > 1)
         with open(file, encoding="utf-8") as found:
             return {**json.load(found), "memory": memory}
 
@@ -120,7 +125,7 @@ def theirs(model, batch, precision, steps, threads, way, ranks=1):
     env = {"OMP_NUM_THREADS": str(threads // ranks), "MKL_NUM_THREADS": str(threads // ranks)}
     if "unlocked" in way:
         env["LD_PRELOAD"] = os.environ["BENCH_MKL"]
-    out, memory = measured(command + (["--compile"] if "compile" in way else []), env)
+    out, memory = measured(command + (["--compile"] if "compile" in way else []), env, together=ranks > 1)
     return {**json.loads(out.splitlines()[-1]), "memory": memory}
 
 
