@@ -129,7 +129,7 @@ def theirs(model, batch, precision, steps, threads, way, ranks=1):
     return {**json.loads(out.splitlines()[-1]), "memory": memory}
 
 
-def generation(threads, pairs):
+def generation(threads, pairs, precision):
     """Greedy continuations by a gpt2-124M that has seen one step."""
     with tempfile.TemporaryDirectory() as folder:
         out, file = os.path.join(folder, "run"), os.path.join(folder, "text.json")
@@ -140,16 +140,16 @@ def generation(threads, pairs):
 
         def mine():
             _, memory = measured([PROGRAM, "generate", "--model", model, "--tokenizer", tokenizer, "--prompt", "The", "--temperature", "0",
-                                  "--max-tokens", str(TOKENS), "--threads", str(threads), "--json", file])
+                                  "--max-tokens", str(TOKENS), "--threads", str(threads), "--precision", precision, "--json", file])
             with open(file, encoding="utf-8") as found:
                 return {**json.load(found), "memory": memory}
 
         def yours():
             text, memory = measured([sys.executable, os.path.join(HERE, "yardstick.py"), "--generate", model, "--steps", str(TOKENS),
-                                     "--batch", "1", "--seq", "1", "--threads", str(threads)])
+                                     "--batch", "1", "--seq", "1", "--threads", str(threads), "--precision", precision])
             return {**json.loads(text.splitlines()[-1]), "memory": memory}
 
-        return row(f"gpt2-124M generates {TOKENS} tokens", pairs, mine, {"transformers": yours}, GENERATION)
+        return row(f"gpt2-124M generates {TOKENS} tokens, {precision}", pairs, mine, {"transformers": yours}, GENERATION)
 
 
 def lengths(threads, pairs):
@@ -328,7 +328,7 @@ def main():
                 pair |= {"their_memory": theirs(model, batch, precision, 1, a.threads, "eager", 2)["memory"], "memory_bar": SHARDED}
             found.append(pair)
     if not a.quick and re.search(a.rows, "generation"):
-        found.append(generation(a.threads, pairs))
+        found += [generation(a.threads, pairs, precision) for precision in ["fp32", "bf16"]]
     if not a.quick and re.search(a.rows, "attention"):
         found += lengths(a.threads, pairs)
     if not found:

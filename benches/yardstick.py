@@ -67,7 +67,7 @@ def generate(a):
     """Tokens a second of one continuation, the prompt's pass included, after one that warms up."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(a.generate).eval()
+    model = AutoModelForCausalLM.from_pretrained(a.generate).to(torch.bfloat16 if a.precision == "bf16" else torch.float32).eval()
     prompt = torch.tensor([[464]])
     how = {"max_new_tokens": a.steps, "min_new_tokens": a.steps, "do_sample": False, "pad_token_id": 0}
     with torch.no_grad():

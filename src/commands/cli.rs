@@ -80,6 +80,9 @@ pub struct GenerateArgs {
     /// Seed of the choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Operands of matrix products; bf16 reads half as much for a token
+    #[arg(long, value_name = "fp32|bf16", default_value = "fp32", value_parser = ["fp32", "bf16"], hide_possible_values = true)]
+    pub precision: String,
     /// Threads [default: the cores this process may use]
     #[arg(long, value_name = "N", value_parser = threads())]
     pub threads: Option<u16>,

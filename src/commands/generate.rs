@@ -39,7 +39,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let threads = args.threads.map_or_else(crate::launch::usable_cores, usize::from);
     // The prompt stands before the text, and not before the reason why there is none.
     let mut prompt = Some(&args.prompt);
-    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, threads, |piece| {
+    let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
+    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, precision, threads, |piece| {
         prompt.take().into_iter().for_each(tell);
         tell(piece);
     })?;
@@ -64,6 +65,7 @@ pub fn write(
     prompt: &str,
     max_tokens: usize,
     how: &Sampling,
+    precision: Precision,
     threads: usize,
     mut piece: impl FnMut(&str) + Send,
 ) -> Result<Written> {
@@ -83,10 +85,13 @@ pub fn write(
 
     let mut plan = Plan::default();
     let mut generator = Generator::plan(&mut plan, &config, capacity)?;
-    kernels::choose(Precision::Fp32, None)?;
-    let dev = Device::cpu(&plan, threads, &[], Precision::Fp32)?;
+    kernels::choose(precision, None)?;
+    let dev = Device::cpu(&plan, threads, &[], precision)?;
     checkpoint::load_weights(dir, &dev, generator.decoder().parameters())?;
     generator.decoder().prepare(&dev);
+    if precision == Precision::Bf16 {
+        dev.keep_halves(generator.decoder().weights_range());
+    }
 
     let (dev, tokenizer) = (&dev, &tokenizer);
     dev.install(move || {

@@ -12,18 +12,22 @@
 mod arena;
 pub mod cuda;
 mod gate;
+mod halves;
 mod memory;
 mod tally;
 pub mod threads;
 pub use arena::{Access, Arena, Loan};
 pub use cuda::Cuda;
+use halves::Halves;
 pub use memory::{Memory, make_real};
 pub use tally::{Note, Part, Row, Tally};
 use threads::Threads;
 
 use crate::error::Result;
 use crate::tensor::{Plan, Tensor};
+use half::bf16;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// What the operands of a matrix product are rounded to. Sums, norms, softmax and loss are f32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,14 @@ pub struct Cpu {
     pub precision: Precision,
     pub tally: Tally,
     threads: Threads,
+    halves: OnceLock<Halves>,
+}
+
+impl Cpu {
+    /// `t` in bf16, if [`Device::keep_halves`] has kept it.
+    pub fn halves(&self, t: Tensor) -> Option<&[bf16]> {
+        self.halves.get()?.get(t)
+    }
 }
 
 /// f64 in host memory, one thread, loops as in the textbook.
@@ -68,7 +80,7 @@ impl Device {
     /// The same, with the plan's first tensors in memory that is there already: as many as it holds.
     pub fn cpu_in(front: Option<Memory>, plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
         let (arena, threads) = (Arena::new_in(front, plan.len())?, Threads::new(threads, cores)?);
-        Ok(Device::Cpu(Cpu { arena, precision, tally: Tally::default(), threads }))
+        Ok(Device::Cpu(Cpu { arena, precision, tally: Tally::default(), threads, halves: OnceLock::new() }))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {
         Ok(Device::Reference(Reference { arena: Arena::new(plan.len())? }))
@@ -126,6 +138,12 @@ impl Device {
             Device::Cpu(d) => d.arena.lend(t, access),
             Device::Cuda(d) => d.lend(t, access),
             Device::Reference(_) => panic!("the reference device sends no messages"),
+        }
+    }
+    /// Keeps these elements, weights that nobody will write again, in bf16 as well, 2 bytes each, for products of few rows.
+    pub fn keep_halves(&self, weights: Range<usize>) {
+        if let Device::Cpu(d) = self {
+            d.halves.get_or_init(|| Halves::of(&d.arena, weights));
         }
     }
     /// Zeros where fresh memory is none.

@@ -151,6 +151,11 @@ impl Decoder {
         self.logits.rows
     }
     /// In the order of the files.
+    /// Where the weights of all groups lie.
+    pub fn weights_range(&self) -> std::ops::Range<usize> {
+        let [first, last] = [self.groups.first(), self.groups.last()].map(|group| group.expect("a model has groups"));
+        first.weights.start..last.weights.end
+    }
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }

@@ -21,7 +21,7 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
     let operands = [x, w, or_empty(b), or_empty(residual)];
     let _at = dev.tally("linear forward", 2 * n * c * o, &[y, x, w, operands[2], operands[3]]);
     match dev {
-        Device::Cpu(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
+        Device::Cpu(d) => d.arena.op([y], operands, |[y], [x, w_at, b, residual]| {
             let finish = |row: usize, col: usize, y: &mut [f32]| {
                 if !b.is_empty() {
                     add_to(y, &b[col..][..y.len()]);
@@ -30,7 +30,10 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
                     add_to(y, &residual[row * o + col..][..y.len()]);
                 }
             };
-            gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish);
+            let halves = d.halves(w).is_some_and(|w| gemm::finished_halves([n, o, c], (y, o), (x, c), w, finish));
+            if !halves {
+                gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w_at, c), finish);
+            }
         }),
         Device::Cuda(d) => {
             let ([y_at], [x_at, w_at, bias, residual]) = d.op([y], operands);

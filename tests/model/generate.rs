@@ -2,7 +2,7 @@
 use crate::common::*;
 use llm_train::device::Precision;
 use llm_train::model::Generator;
-use llm_train::tensor::Plan;
+use llm_train::tensor::{Plan, Tensor};
 
 #[test]
 fn kept_keys_and_values_give_the_logits_of_the_whole_pass() {
@@ -32,6 +32,32 @@ fn kept_keys_and_values_give_the_logits_of_the_whole_pass() {
         let full = writer.feed(&dev, &[1]).unwrap_err().to_string();
         assert_eq!(full, "1 tokens are to be read, expected at most 0: the context of 48 holds 48");
         assert!(writer.feed(&dev, &[]).is_err());
+    }
+}
+
+/// Weights kept in bf16 are what a bf16 product rounds to: the same logits, to the last bit; and they may not change any more.
+#[test]
+fn halves_give_the_logits_of_bf16() {
+    for family in FAMILIES {
+        let golden = golden(family);
+        let logits = |keeps: bool| {
+            let mut plan = Plan::default();
+            let mut writer = Generator::plan(&mut plan, &golden.config, 48).unwrap();
+            let dev = cpu(&plan, Precision::Bf16);
+            writer.decoder().prepare(&dev);
+            load(&dev, writer.decoder(), &golden.model);
+            if keeps {
+                dev.keep_halves(writer.decoder().weights_range());
+            }
+            let first = writer.feed(&dev, &golden.tokens[..3]).unwrap();
+            (first, writer.feed(&dev, &golden.tokens[3..5]).unwrap(), dev, writer.decoder().weights_range())
+        };
+        let (all, halves) = (logits(false), logits(true));
+        assert_eq!((all.0, all.1), (halves.0, halves.1), "{family}");
+        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            halves.2.write(Tensor::range(halves.3.start, halves.3.start + 1), &[7.0]);
+        }));
+        assert!(changed.is_err(), "{family}: weights were written beside their halves");
     }
 }
 

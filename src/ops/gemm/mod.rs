@@ -39,6 +39,7 @@ pub use tiles::WORKSPACE_ELEMENTS;
 
 use super::simd::{round_bf16, wide};
 use crate::device::Precision;
+use half::bf16;
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +101,26 @@ pub fn finished(
 ) {
     if layout == Layout::NT && size[0] <= thin::ROWS {
         check(layout, size, &c, a, b);
-        return thin::multiply(precision, size, into, c, a, b, finish);
+        let numbers = Source::of(precision, b, true).numbers;
+        return thin::multiply(size, into, c, a, (numbers, b.1), finish);
     }
     with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish);
+}
+
+/// The [`finished`] product NT of so few rows that b is read once: in bf16, b from bf16 numbers. False where there are more:
+/// then nothing is done.
+pub fn finished_halves(
+    size: [usize; 3],
+    c: Write,
+    a: Read,
+    b: &[bf16],
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) -> bool {
+    let few = size[0] <= thin::ROWS;
+    if few {
+        thin::multiply(size, Into::Overwrite, c, a, (Numbers::Bf16(b), size[2]), finish);
+    }
+    few
 }
 
 /// As [`finished`], by a certain kernel.

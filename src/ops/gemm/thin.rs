@@ -4,38 +4,53 @@
 //! ```text
 //! c (m, n) = a (m, k) · b (n, k)ᵀ      m ≤ 4: element by element, c_ij = a_i · b_j
 //! ```
-use super::{Into, Read, Write};
-use crate::device::{Precision, threads};
+use super::{Into, Numbers, Write, round};
+use crate::device::threads;
 use crate::ops::rows::Shared;
-use crate::ops::simd::{dot, round_bf16, sum, wide};
+use crate::ops::simd::{LANES, dot, fetch, fold, round_bf16, wide};
+use half::bf16;
 
 /// Measured (Zen 3, k = 768): beyond, a packed b is faster.
 pub const ROWS: usize = 4;
 /// Numbers of b that a task reads.
 const AT_ONCE: usize = 1 << 15;
 
+/// a and b: numbers, and the distance between their rows.
 pub fn multiply(
-    precision: Precision,
     [m, n, k]: [usize; 3],
     into: Into,
     (c, row): Write,
-    a: Read,
-    b: Read,
+    (a, a_row): (&[f32], usize),
+    (b, b_row): (Numbers, usize),
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
     let c = Shared::new(c);
     let step = (AT_ONCE / k.max(1)).max(1);
+    let mut rounded = Vec::new();
+    if !matches!(b, Numbers::F32(_)) {
+        rounded.resize(m * k, 0.0);
+        rounded.chunks_exact_mut(k).zip(a.chunks(a_row)).for_each(|(to, a)| round(to, &a[..k]));
+    }
+    let (a, a_row) = if rounded.is_empty() { (a, a_row) } else { (&rounded[..], k) };
     threads::each(n.div_ceil(step), |task| {
         let cols = task * step..n.min((task + 1) * step);
-        for i in 0..m {
-            // SAFETY: these columns are this task's alone.
-            let c = unsafe { c.piece(i * row + cols.start, cols.len()) };
-            for (c, j) in c.iter_mut().zip(cols.clone()) {
-                let (a, b) = (&a.0[i * a.1..][..k], &b.0[j * b.1..][..k]);
-                let found = if precision == Precision::Bf16 { rounded(a, b) } else { plain(a, b) };
+        for j in cols.clone() {
+            let at = j * b_row;
+            for i in 0..m {
+                let a = &a[i * a_row..][..k];
+                let found = match b {
+                    Numbers::F32(b) => plain(a, &b[at..][..k]),
+                    Numbers::Rounding(b) => rounding(a, &b[at..][..k]),
+                    Numbers::Bf16(b) => halves(a, &b[at..][..k]),
+                };
+                // SAFETY: these columns are this task's alone.
+                let c = unsafe { &mut c.piece(i * row + j, 1)[0] };
                 *c = if into == Into::Add { *c + found } else { found };
             }
-            finish(i, cols.start, c);
+        }
+        for i in 0..m {
+            // SAFETY: as above.
+            finish(i, cols.start, unsafe { c.piece(i * row + cols.start, cols.len()) });
         }
     });
 }
@@ -44,7 +59,38 @@ wide! {
     fn plain(a: &[f32], b: &[f32]) -> f32 {
         dot(a, b)
     }
-    fn rounded(a: &[f32], b: &[f32]) -> f32 {
-        sum(a.len(), |i| round_bf16(a[i]) * round_bf16(b[i]))
+    fn rounding(a: &[f32], b: &[f32]) -> f32 {
+        sum(a, b, round_bf16)
     }
+    fn halves(a: &[f32], b: &[bf16]) -> f32 {
+        sum(a, b, |x| f32::from_bits(u32::from(x.to_bits()) << 16))
+    }
+}
+
+/// Σ a·value(b). Measured (Intel AVX-512): sums in two vectors, since one waits for itself.
+#[inline(always)]
+fn sum<B: Copy>(a: &[f32], b: &[B], value: impl Fn(B) -> f32) -> f32 {
+    const MANY: usize = 2 * LANES;
+    /// Measured (as above): numbers of b that are asked for early. 20 became 29 GB/s in bf16; f32 the processor sees by itself.
+    const AHEAD: usize = 2048;
+    let mut lanes = [0f32; MANY];
+    let ((many_a, rest_a), (many_b, rest_b)) = (a.as_chunks::<MANY>(), b.as_chunks::<MANY>());
+    for (a, b) in many_a.iter().zip(many_b) {
+        fetch(b.as_ptr().wrapping_add(AHEAD));
+        let mut read = [0f32; MANY];
+        for (to, b) in read.iter_mut().zip(b) {
+            *to = value(*b);
+        }
+        for i in 0..MANY {
+            lanes[i] = a[i].mul_add(read[i], lanes[i]);
+        }
+    }
+    for (i, (a, b)) in rest_a.iter().zip(rest_b).enumerate() {
+        lanes[i] = a.mul_add(value(*b), lanes[i]);
+    }
+    let mut folded = [0f32; LANES];
+    for (i, lane) in lanes.into_iter().enumerate() {
+        folded[i % LANES] += lane;
+    }
+    fold(folded)
 }
