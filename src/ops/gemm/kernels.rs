@@ -31,6 +31,8 @@ pub struct Kernel {
     pub depth: usize,
     /// Rows of a must come in multiples of this: the rest is zero.
     pub rows_at_once: usize,
+    /// Whether it reads rows of b where they lie.
+    pub b_lies: bool,
     /// Units of k between two passes over c: a panel's part then stays in the first-level cache.
     pub stretch: usize,
     pub available: fn() -> bool,
@@ -46,6 +48,7 @@ pub static PORTABLE: Kernel = Kernel {
     pair: 1,
     depth: 1,
     rows_at_once: 1,
+    b_lies: false,
     stretch: 512,
     available: || true,
     multiply: portable::multiply_4x16,
@@ -61,6 +64,7 @@ pub static AVX512: Kernel = Kernel {
     rows: 12,
     cols: 32,
     panel: 32,
+    b_lies: true,
     stretch: 1024,
     available: || simd::supported() >= simd::Level::Avx512,
     multiply: x86::avx512_12x32,

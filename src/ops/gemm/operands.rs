@@ -115,7 +115,7 @@ pub fn right<'a>(kernel: &Kernel, room: &'a mut [u32], b: &Source, cols: Range<u
 /// too far from each other to stay in cache.
 pub fn right_lying<'a>(kernel: &Kernel, room: &'a mut [u32], b: &Source<'a>, cols: Range<usize>, k: Range<usize>) -> Right<'a> {
     match b.numbers {
-        Numbers::F32(x) if kernel.pair == 1 && !b.along_k && cols.len().is_multiple_of(kernel.cols) => {
+        Numbers::F32(x) if kernel.b_lies && kernel.pair == 1 && !b.along_k && cols.len().is_multiple_of(kernel.cols) => {
             let at = x[k.start * b.stride + cols.start..].as_ptr();
             Right { at, units: k.len(), unit: b.stride, panel: kernel.panel, from: cols.start, lies: PhantomData }
         }

@@ -6,6 +6,7 @@ pub struct Sixteen;
 impl Lanes for Sixteen {
     type V = [f32; 16];
     const N: usize = 16;
+    const LYING: bool = false;
     #[inline(always)]
     unsafe fn zero() -> Self::V {
         [0.0; 16]

@@ -9,6 +9,7 @@ pub struct Avx2;
 impl Lanes for Avx2 {
     type V = __m256;
     const N: usize = 8;
+    const LYING: bool = false;
     #[inline(always)]
     unsafe fn zero() -> __m256 {
         // SAFETY: the caller's promise, here and below.
@@ -41,6 +42,7 @@ pub struct Avx512;
 impl Lanes for Avx512 {
     type V = __m512;
     const N: usize = 16;
+    const LYING: bool = true;
     #[inline(always)]
     unsafe fn zero() -> __m512 {
         unsafe { _mm512_setzero_ps() }
@@ -73,6 +75,7 @@ pub struct Avx512Bf16;
 impl Lanes for Avx512Bf16 {
     type V = __m512;
     const N: usize = 16;
+    const LYING: bool = true;
     #[inline(always)]
     unsafe fn zero() -> __m512 {
         unsafe { Avx512::zero() }
