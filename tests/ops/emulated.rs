@@ -17,6 +17,7 @@ struct Pairs;
 impl Lanes for Pairs {
     type V = [f32; 16];
     const N: usize = 16;
+    const LYING: bool = false;
     unsafe fn zero() -> Self::V {
         [0.0; 16]
     }
