@@ -77,7 +77,12 @@ def main():
     parser.add_argument("--no-torch", action="store_true")
     asked = parser.parse_args()
     processor = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "?")
-    print(f"{processor}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
+    family = dict(l.split(":")[0:2] for l in open("/proc/cpuinfo").read().split("\n\n")[0].replace("\t", "").splitlines() if ":" in l)
+    number = f"family {family.get('cpu family', '?').strip()}, model {family.get('model', '?').strip()}"
+    print(f"{processor}, {number}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, load {os.getloadavg()[0]:.1f} before")
+    if not asked.no_torch:
+        versions = "import torch, transformers; print(f'torch {torch.__version__}, transformers {transformers.__version__}')"
+        print(subprocess.run([sys.executable, "-c", versions], capture_output=True, text=True, check=True).stdout.strip())
     with tempfile.TemporaryDirectory(prefix="startup-") as scratch:
         script = Path(scratch) / "theirs.py"
         script.write_text(THEIRS)
@@ -94,7 +99,7 @@ def main():
                     times[name].append(until_first_step(command))
             for name, command, alone in kinds:
                 warm = times[name][1:]
-                spread = f"{min(warm):.2f} to {max(warm):.2f}"
+                spread = f"{min(warm):.2f} to {max(warm):.2f}, standard deviation {statistics.stdev(warm) if len(warm) > 1 else 0:.2f}"
                 print(f"{name:10} {ranks} ranks: first step after {statistics.median(warm):.2f} s ({spread}, n = {len(warm)})")
             folder = Path(scratch) / f"startup-{ranks}"
             folder.mkdir()
@@ -111,6 +116,7 @@ def main():
                 else:
                     continue
                 print(f"{name:10} {ranks} ranks: a rank opens {opened[0]} files of {opened[1] / 1e6:.1f} MB, and reads {opened[2] / 1e6:.1f} MB by read(2)")
+    print(f"load {os.getloadavg()[0]:.1f} after")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 #
 #   DIR/bin/llm-train                            the program
 #   DIR/share/man/man1/                          man pages; beside them completions for bash, zsh and fish
-#   DIR/share/llm-train/{jobs,data}              example jobs, the corpus that ships and its tokenizer
+#   DIR/share/llm-train/{jobs,data}              example jobs, the corpus that ships and its tokenizer; beside them plot_metrics.py
 #   DIR/modulefiles/llm-train/VERSION[.lua]      for  module use DIR/modulefiles  (Lmod, and Environment Modules)
 #
 # --depends "A B"    modules that the modulefile loads with it: those of the MPI and HDF5 libraries built against
@@ -104,6 +104,7 @@ install -D -m 755 "$program" "$prefix/bin/llm-train"
 share=$prefix/share/llm-train
 mkdir -p "$share"
 cp -R jobs data "$share/"
+install -m 755 scripts/plot_metrics.py "$share/"
 
 modulefiles=$prefix/modulefiles/llm-train
 mkdir -p "$modulefiles"
@@ -120,5 +121,5 @@ sed -e "s|@PREFIX@|$quoted|" -e "s|@VERSION@|$version|" -e "s|@DEPENDS@|${tcl# }
 echo "installed llm-train $version:"
 echo "  $prefix/bin/llm-train"
 echo "  $prefix/share/man, and completions for bash, zsh and fish"
-echo "  $share/jobs $share/data"
+echo "  $share/jobs $share/data $share/plot_metrics.py"
 echo "  $modulefiles/$version.lua and $version   (module use $prefix/modulefiles)"

@@ -40,5 +40,4 @@ say "what the model writes after \"And God said\":"
 say "there to look at"
 echo "metrics     $out/metrics.h5"
 echo "checkpoint  $(readlink -f "$out/checkpoints/latest")"
-"$program" report "$out" >/dev/null
 echo "page        $out/report.html"

@@ -124,6 +124,7 @@ fn every_key_reaches_the_run() {
             "model.kv_heads" | "model.heads" => vec!["--width", "384", "--heads", "24", "--head-dim", "16"],
             "train.epochs" => vec!["--no-synthetic-data", "--data", "a"],
             "batch.seq_len" => vec!["--model", "nano"],
+            "train.target_loss" => vec!["--val-data", "v"],
             _ => vec![],
         }
     };

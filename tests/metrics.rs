@@ -425,17 +425,24 @@ fn a_run_of_no_or_one_step_has_a_summary_too() {
     assert!(one.text().contains("\ntokens/sec/gpu: "), "{}", one.text());
 }
 
+/// The picture of what is in the file by now; the page beside it is there as well.
+fn drawn(path: &Path) -> PathBuf {
+    let picture = path.with_file_name("report.svg");
+    assert_eq!(report::draw(&History::read(path).unwrap(), path, &picture).unwrap(), path.with_file_name("report.html"));
+    assert!(path.with_file_name("report.html").is_file());
+    picture
+}
+
 #[test]
 fn the_report_draws_a_run_that_is_still_going() {
-    let (dir, path) = folder();
+    let (_dir, path) = folder();
     let mut file = open(&path, None);
     write(&mut file, 1..401);
     drop(file);
     let mut file = open(&path, Some(200));
     write(&mut file, 201..1001);
     file.flush().unwrap();
-    let picture = report::draw(dir.path()).unwrap();
-    assert_eq!(picture, dir.path().join("report.svg"));
+    let picture = drawn(&path);
     let svg = std::fs::read_to_string(&picture).unwrap();
     for words in [
         "Loss",
@@ -474,11 +481,11 @@ fn the_report_draws_a_run_that_is_still_going() {
 
 #[test]
 fn the_report_draws_runs_of_no_step_one_step_and_infinite_losses() {
-    let (dir, path) = folder();
+    let (_dir, path) = folder();
     run(&path, 0);
-    report::draw(dir.path()).unwrap();
+    drawn(&path);
     run(&path, 1);
-    report::draw(dir.path()).unwrap();
+    drawn(&path);
     let mut file = open(&path, Some(1));
     file.append(&StepRecord { loss: f64::NAN, grad_norm: f64::INFINITY, ..record(2) }).unwrap();
     file.close().unwrap();
@@ -489,7 +496,7 @@ fn the_report_draws_runs_of_no_step_one_step_and_infinite_losses() {
         let allow = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
         roxmltree::Document::parse_with_options(&page, allow).unwrap_or_else(|e| panic!("{steps} steps: {e}"));
     }
-    let svg = std::fs::read_to_string(report::draw(dir.path()).unwrap()).unwrap();
+    let svg = std::fs::read_to_string(drawn(&path)).unwrap();
     assert!(!svg.contains("NaN") && !svg.contains("-2147483648"), "a point in nowhere");
 }
 
@@ -515,6 +522,10 @@ fn a_file_tells_what_became_of_its_run() {
     write(&mut file, 6..8);
     file.close().unwrap();
     assert_eq!(state(), State::Failed);
+    let mut file = opened(Some(7), "elsewhere", 1);
+    file.event(7, "reached the target: the held-out loss is no more than 3").unwrap();
+    file.close().unwrap();
+    assert_eq!(state(), State::Done);
     let mut file = opened(Some(7), "elsewhere", 1);
     write(&mut file, 8..11);
     file.close().unwrap();

@@ -72,14 +72,18 @@ impl Evaluator {
         Ok(Evaluator { name, data, token_bytes, share, batches: batches.map_or(all, |b| b.min(all)) })
     }
 
+    /// Windows that [`Evaluator::run`] reads on all ranks together.
+    pub fn samples(&self) -> u64 {
+        self.data.windows().unwrap_or(0).min(self.batches * self.share.global_batch as u64)
+    }
+
     /// Mean bytes of text behind a target, over all windows that [`Evaluator::run`] reads on all ranks together.
     pub fn bytes_per_token(&self) -> Result<Option<f64>> {
         let Some(table) = &self.token_bytes else { return Ok(None) };
         let (mut bytes, mut targets) = (0, 0);
-        let windows = self.data.windows().unwrap_or(0).min(self.batches * self.share.global_batch as u64);
         let one = Share { rank: 0, ranks: 1, micro_batch: 1, global_batch: 1 };
         let mut rows = crate::data::Batch::default();
-        for window in 0..windows {
+        for window in 0..self.samples() {
             self.data.fill(window, 0, &one, &mut rows)?;
             bytes += data::bytes_of(&rows.targets, table);
             targets += rows.targets.len();

@@ -6,6 +6,7 @@ pub mod eval;
 pub mod generate;
 pub mod gpu;
 pub mod kernels;
+pub mod mlperf;
 pub mod output;
 pub mod pages;
 pub mod plan;
@@ -39,12 +40,17 @@ pub fn say(line: impl Display) {
 ///
 /// Errors: `Input` naming the file.
 pub fn check_json(file: Option<&PathBuf>) -> Result<()> {
+    check_file("--json", file)
+}
+
+/// The same of the file of another option.
+pub fn check_file(option: &str, file: Option<&PathBuf>) -> Result<()> {
     let Some(file) = file else { return Ok(()) };
     if file.is_dir() {
-        bad_input!("--json {}: expected a file to write, found a folder", file.display());
+        bad_input!("{option} {}: expected a file to write, found a folder", file.display());
     }
     let beside = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    checkpoint::check_writable("--json", beside)
+    checkpoint::check_writable(option, beside)
 }
 
 /// Writes what machines read, and makes the directory it is to lie in.

@@ -2,13 +2,16 @@
 use crate::commands::{report, write_json};
 use crate::config::Run;
 use crate::error::Result;
-use crate::metrics::{Console, MetricsFile, StepRecord, Summary, memory};
+use crate::metrics::{Console, History, MetricsFile, Mllog, StepRecord, Summary, memory};
 use std::path::Path;
+use std::time::Instant;
 
 pub struct Output {
     pub console: Console,
     /// Rank 0's.
     pub metrics: Option<MetricsFile>,
+    /// Rank 0's, where one is wanted.
+    pub mllog: Option<Mllog>,
     pub memory: memory::Sampler,
     /// Kinds of memory and their planned bytes.
     pub rows: Vec<(&'static str, u64)>,
@@ -39,6 +42,10 @@ impl Output {
         Ok(())
     }
 
+    pub fn log(&mut self, event: impl FnOnce(&mut Mllog) -> Result<()>) -> Result<()> {
+        self.mllog.as_mut().map_or(Ok(()), event)
+    }
+
     /// Something that happened besides.
     pub fn event(&mut self, step: u64, text: &str) -> Result<()> {
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
@@ -47,13 +54,14 @@ impl Output {
         Ok(())
     }
 
-    /// The figures of merit, the picture, and where everything is.
+    /// The figures of merit, the picture, the page, and where everything is.
     pub fn end(self, run: &Run, checkpoint: Option<&Path>) -> Result<()> {
-        let Output { console, metrics, memory, rows } = self;
+        let Output { console, metrics, memory, rows, .. } = self;
         let Some(metrics) = metrics else { return Ok(()) };
         metrics.close()?;
         let path = run.train.out.join("metrics.h5");
-        let summary = Summary::read(&path)?;
+        let history = History::read(&path)?;
+        let summary = Summary::of(&history);
         let peak = memory.peak();
         console.say(&format!("\n{}\n{}", memory::table(&rows, Some(peak)), summary.text()));
         if let Some(file) = &run.log.json {
@@ -64,7 +72,11 @@ impl Output {
             console.say(&format!("checkpoint  {}", dir.display()));
         }
         if summary.steps.is_some() && !run.log.quiet {
-            console.say(&format!("picture     {}", report::draw(&run.train.out)?.display()));
+            let drawing = Instant::now();
+            let picture = run.train.out.join("report.svg");
+            let page = report::draw(&history, &path, &picture)?;
+            console.say(&format!("picture     {}\npage        {}", picture.display(), page.display()));
+            log::debug!("picture and page drawn in {:.3} s", drawing.elapsed().as_secs_f64());
         }
         Ok(())
     }

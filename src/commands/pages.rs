@@ -46,10 +46,11 @@ const ENVIRONMENT: [(&str, &str); 7] = [
     ("SLURM_*", "Number and names of tasks, cores of a task, the end of the job: read where a job of Slurm sets them."),
 ];
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("OUT/metrics.h5", "Every step and evaluation, by HDF5; can be followed while the run writes (SWMR)."),
     ("OUT/checkpoints/step-NNNNNNNN", "Complete or absent; transformers opens it as it is. latest points to the newest."),
     ("OUT/report.svg", "Loss, learning rate, gradient norm, throughput and time split as curves."),
+    ("OUT/report.html", "The same curves, figures, hosts, checkpoints, events and configuration on one page, for a mail."),
     ("~/.cache/llm-train", "What was measured and compiled, kept between runs; can be removed at any time."),
 ];
 

@@ -62,20 +62,18 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     let file = metrics_file(out);
     let history = History::read(&file)?;
     let picture = args.output.clone().unwrap_or_else(|| file.with_file_name("report.svg"));
-    let html = picture.with_extension("html");
-    write(&picture, &metrics::draw(&history, &name(&file)))?;
-    write(&html, &web_page(&history, &file)?)?;
+    let html = draw(&history, &file, &picture)?;
     tell(page(&history, &file));
     say(format_args!("picture: {}\npage: {}", picture.display(), html.display()));
     Ok(())
 }
 
-/// Draws `OUT/report.svg` and returns its path.
-pub fn draw(out: &Path) -> Result<PathBuf> {
-    let file = metrics_file(out);
-    let picture = file.with_file_name("report.svg");
-    write(&picture, &metrics::draw(&History::read(&file)?, &name(&file)))?;
-    Ok(picture)
+/// Writes the picture, and the HTML page beside it, whose path it returns; `file` is where `history` was read.
+pub fn draw(history: &History, file: &Path, picture: &Path) -> Result<PathBuf> {
+    let html = picture.with_extension("html");
+    write(picture, &metrics::draw(history, &name(file)))?;
+    write(&html, &web_page(history, file)?)?;
+    Ok(html)
 }
 
 /// The run as HTML; `file` is where `history` was read.

@@ -12,7 +12,7 @@ use crate::commands::gpu;
 use crate::commands::kernels;
 use crate::commands::output::Output;
 use crate::commands::plan;
-use crate::commands::{check_json, say};
+use crate::commands::{check_file, check_json, say};
 use crate::config::{DeviceKind, Init, Resume, Run, Source};
 use crate::data::{Data, Loader, Order, Reading, Share};
 use crate::device::{Device, Memory};
@@ -67,7 +67,11 @@ impl Session {
         launch.same_everywhere("the program's version", VERSION)?;
         launch.same_everywhere("the configuration", &run.to_toml())?;
         let run = &*run;
-        let writable = || checkpoint::check_writable("--out", &run.train.out).and_then(|()| check_json(run.log.json.as_ref()));
+        let writable = || {
+            checkpoint::check_writable("--out", &run.train.out)?;
+            check_json(run.log.json.as_ref())?;
+            check_file("--mllog", run.log.mllog.as_ref())
+        };
         launch.agree(if launch.leads() { writable() } else { Ok(()) })?;
 
         log::debug!("{} threads on cores {} of {}", launch.threads, launch::cores::list(&launch.cores), launch.host());
@@ -136,7 +140,10 @@ impl Session {
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
         let session =
             Session { network, dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
-        Ok((session, Output { console, metrics, memory: metrics::memory::Sampler::start(launch.comm().views()), rows }))
+        Ok((
+            session,
+            Output { console, metrics, mllog: None, memory: metrics::memory::Sampler::start(launch.comm().views()), rows },
+        ))
     }
 
     /// The rows of a step on this rank, read ahead from where the run stands.

@@ -1,6 +1,7 @@
 //! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
 use crate::checkpoint;
 use crate::commands::energy::{self, Meter};
+use crate::commands::mlperf;
 use crate::commands::output::Output;
 use crate::commands::session::Session;
 use crate::config::Run;
@@ -8,7 +9,7 @@ use crate::data::{Batch, Loader};
 use crate::error::Result;
 use crate::failed;
 use crate::launch::{self, Launch, deadline, signals};
-use crate::metrics::{STOPPED, StepRecord};
+use crate::metrics::{REACHED, STOPPED, StepRecord};
 use crate::model::Input;
 use crate::optim::clip_factor;
 use crate::parallel::{Clock, Parallel, Settled};
@@ -28,7 +29,9 @@ pub fn run(run: &mut Run, launch: &Launch) -> Result<End> {
     if launch.leads() {
         deadline::ask();
     }
+    let before = mlperf::clear_caches(run, launch);
     let (session, mut output) = Session::open(run, launch)?;
+    output.mllog = launch.agree(mlperf::begin(run, launch, &session, &before))?;
     // The loop is itself a task of the device's threads, so that each op finds them at hand.
     let (end, checkpoint) = session.dev.install(|| steps(run, launch, &session, &mut output))?;
     launch::phase("the end");
@@ -86,11 +89,20 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
             launch::check(output.first_step(launch.elapsed()));
         }
         let stop = settled.word > 0.0;
+        let mut reached = false;
         if last || (due(run.eval.every) && !stop) {
             let evaluating = Instant::now();
             parallel.finish();
-            evaluate(launch, s, output, step + 1);
+            let loss = evaluate(launch, s, output, step + 1);
             eval_time = Some(evaluating.elapsed());
+            reached = loss.zip(run.train.target_loss).is_some_and(|(loss, target)| loss <= target);
+        }
+        let last = last || reached;
+        if last || stop {
+            let success = reached || (last && run.train.target_loss.is_none());
+            launch::check(output.log(|log| log.end(s.consumed(step + 1), success)));
+        } else if due(run.eval.every) {
+            launch::check(output.log(|log| log.block(s.consumed(step + 1))));
         }
         if due(run.checkpoint.every) || (last && run.checkpoint.at_end) || stop {
             let saving = Instant::now();
@@ -105,6 +117,11 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         if stop && !last {
             launch::check(output.event(step + 1, &format!("{STOPPED}, as asked: run the same command again to go on")));
             return Ok((End::AskAgain, saved));
+        }
+        if reached {
+            let target = run.train.target_loss.unwrap_or_default();
+            launch::check(output.event(step + 1, &format!("{REACHED}: the held-out loss is no more than {target}")));
+            break;
         }
     }
     parallel.finish();
@@ -187,12 +204,21 @@ fn record(
     row.with_rates(step_tokens, s.model.config().flops_per_token(seq).full, s.share.ranks)
 }
 
-/// Every held-out corpus, its windows divided among the ranks, the sums added in rank order.
-fn evaluate(launch: &Launch, s: &Session, output: &mut Output, step: u64) {
+/// Every held-out corpus, its windows divided among the ranks, the sums added in rank order. The loss of the first.
+fn evaluate(launch: &Launch, s: &Session, output: &mut Output, step: u64) -> Option<f64> {
+    let (samples, mut first) = (s.consumed(step), None);
     for corpus in &s.evals {
+        if first.is_none() {
+            launch::check(output.log(|log| log.evaluating(samples)));
+        }
         let mine = launch::check(corpus.run(&s.dev, &s.model, &mut ()));
         let all = launch.comm().exchange(&[mine.loss, mine.targets, mine.bytes]);
         let sums = all.iter().fold(crate::commands::eval::Sums::default(), |a, b| a.plus(b));
         launch::check(output.eval(&corpus.name, step, sums.mean(), sums.bits_per_byte()));
+        if first.is_none() {
+            launch::check(output.log(|log| log.evaluated(samples, sums.mean())));
+            first = Some(sums.mean());
+        }
     }
+    first
 }

@@ -81,6 +81,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("eval", "Evaluation"),
     ("checkpoint", "Checkpoints"),
     ("log", "Output"),
+    ("mlperf", "MLPerf's log"),
 ];
 
 use self::Default::{Else, Is, Needed};
@@ -138,6 +139,8 @@ pub const KEYS: &[Key] = &[
     key("train", "seed", "seed", ANY, Is("1"), "Seed of initial weights and of the order of samples"),
     key("train", "max_time", "max-time", Time, Else("Slurm's limit, if any"),
         "Save and exit 75 in time: 3600 (s), 90m, 2h30m or HH:MM:SS"),
+    key("train", "target_loss", "target-loss", Number(Positive), Else("none: all steps are done"),
+        "End once the first held-out corpus has this loss, in nats per token"),
 
     key("optim", "lr", "lr", Number(Positive), Is("3e-4"), "Peak learning rate"),
     key("optim", "min_lr", "min-lr", Number(NotNegative), Else("0.1 × lr"), "Learning rate at the end"),
@@ -181,7 +184,13 @@ pub const KEYS: &[Key] = &[
 
     key("log", "every", "log-every", SOME, Is("1"), "Steps between lines on the console"),
     key("log", "json", "json", FILE, Else("none"), "The result, for machines"),
+    key("log", "mllog", "mllog", FILE, Else("none"), "MLPerf's events (:::MLLOG), for its compliance checker"),
     key("log", "quiet", "quiet", Switch("no-quiet"), Is("false"), "Only warnings, errors and the result"),
+
+    key("mlperf", "benchmark", "", Text("NAME"), Else("the model's name"), "--mllog: the rules meant, such as llama31_8b"),
+    key("mlperf", "division", "", Choice("closed|open"), Is("closed"), "--mllog: the division of the submission"),
+    key("mlperf", "org", "", Text("NAME"), Else("unknown"), "--mllog: who submits"),
+    key("mlperf", "platform", "", Text("NAME"), Else("ranks, nodes and the processor"), "--mllog: on what machine"),
 ];
 
 const fn key(

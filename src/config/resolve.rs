@@ -3,8 +3,8 @@
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
 use super::architecture;
 use super::run::{
-    Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Model, Optim, Resume, Run, Source, System,
-    Train,
+    Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Mlperf, Model, Optim, Resume, Run, Source,
+    System, Train,
 };
 use super::settings::Settings;
 use super::value::Value;
@@ -57,6 +57,7 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
             length,
             seed: s.count("train.seed").expect("it has a default"),
             max_time: s.count("train.max_time"),
+            target_loss: s.number("train.target_loss"),
         },
         optim,
         system: System {
@@ -93,10 +94,20 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
         log: Log {
             every: s.count("log.every").expect("it has a default"),
             json: s.text("log.json").map(PathBuf::from),
+            mllog: s.text("log.mllog").map(PathBuf::from),
             quiet: s.switch("log.quiet"),
+        },
+        mlperf: Mlperf {
+            benchmark: s.text("mlperf.benchmark").map(str::to_owned),
+            division: s.text("mlperf.division").expect("it has a default").to_owned(),
+            org: s.text("mlperf.org").map(str::to_owned),
+            platform: s.text("mlperf.platform").map(str::to_owned),
         },
         settings,
     };
+    if run.train.target_loss.is_some() && run.data.val.is_empty() {
+        bad_input!("{}: expected --val-data (data.val) to reach it on, found none", run.settings.named("train.target_loss"))
+    }
     if let Length::Steps(steps) = run.train.length
         && let Some(warmup) = run.optim.warmup_steps.filter(|w| *w > steps)
     {

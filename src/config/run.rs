@@ -22,6 +22,7 @@ pub struct Run {
     pub eval: Eval,
     pub checkpoint: Checkpoint,
     pub log: Log,
+    pub mlperf: Mlperf,
     /// The same as typed, to be printed and stored. Equal settings make equal runs.
     pub settings: Settings,
 }
@@ -95,6 +96,8 @@ pub struct Train {
     pub seed: u64,
     /// Seconds of wall clock.
     pub max_time: Option<u64>,
+    /// The loss of the first held-out corpus at which the run is done, whatever its length [nats per token].
+    pub target_loss: Option<f64>,
 }
 
 /// How long a run is.
@@ -192,7 +195,17 @@ pub struct Log {
     /// Steps between console lines.
     pub every: u64,
     pub json: Option<PathBuf>,
+    pub mllog: Option<PathBuf>,
     pub quiet: bool,
+}
+
+/// What MLPerf's log says of a submission, and a run cannot know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mlperf {
+    pub benchmark: Option<String>,
+    pub division: String,
+    pub org: Option<String>,
+    pub platform: Option<String>,
 }
 
 impl Run {

@@ -183,6 +183,19 @@ impl Settings {
         }
     }
 
+    /// The files that gave a value that counts, once each.
+    pub fn files(&self) -> Vec<&str> {
+        let mut files = vec![];
+        for setting in self.places.iter().flatten() {
+            if let Origin::File(file) = &setting.origin
+                && !files.contains(&file.as_str())
+            {
+                files.push(file);
+            }
+        }
+        files
+    }
+
     /// A message about `path` begins with this: the key, and where its value was given.
     pub fn named(&self, path: &str) -> String {
         match self.places[place(path)].as_ref().map(|s| &s.origin) {

@@ -3,11 +3,17 @@
 //! | | |
 //! |---|---|
 //! | `--max-time` | from the start of the program |
-//! | `SLURM_JOB_END_TIME` | Slurm 23.02 and later |
-//! | `squeue`, else `scontrol` | older ones: asked once, by rank 0 alone, on a thread of its own, for at most [`PATIENCE`] |
+//! | `SLURM_JOB_END_TIME` | Slurm 23.02 and later, as it was at the start |
+//! | `squeue`, else `scontrol` | as it is now: asked by rank 0 alone, on a thread of its own, for at most [`PATIENCE`] |
 //!
-//! The earliest counts. Nobody waits for the answer, and only rank 0 needs it: one rank's wish to stop is everyone's, by
-//! the exchange at the end of each step.
+//! A job's time can be changed while it runs (`scontrol update`), so Slurm is asked again after [`LONGEST`], and sooner towards
+//! the end:
+//!
+//! ```text
+//! next question in  min(time left / 2, LONGEST), at least SHORTEST        the end as last heard counts, before that the environment's
+//! ```
+//! The earlier of it and `--max-time` counts. Nobody waits for the answer, and only rank 0 needs it: one rank's wish to stop is
+//! everyone's, by the exchange at the end of each step.
 use super::slurm;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,33 +21,75 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a controller may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The pauses between two questions.
+const LONGEST: Duration = Duration::from_secs(600);
+const SHORTEST: Duration = Duration::from_secs(10);
+/// Seconds by which two answers may differ and mean the same end.
+const SAME: f64 = 5.0;
 /// What is needed after the last checkpoint: files closed, MPI_Finalize, the end of srun, and the job's script, which still has to
 /// ask for another piece.
 const LEAVING: f64 = 10.0;
 
 /// Seconds since 1970 at which the job ends, as Slurm answered.
-static ANSWER: AtomicU64 = AtomicU64::new(u64::MAX);
+static ANSWER: AtomicU64 = AtomicU64::new(NONE);
+/// No answer yet, and: the job has no limit.
+const NONE: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX - 1;
 
-/// Asks Slurm, where it has not said so by itself. To be called by rank 0.
+/// Asks Slurm now and then, for as long as the program runs. To be called by rank 0.
 pub fn ask() {
-    let (Some(job), None) = (slurm::job(), slurm::end_time()) else { return };
-    let watch = move || match time_left(&job, PATIENCE) {
-        Ok(Some(left)) => {
-            ANSWER.store((now() + left.as_secs_f64()) as u64, Ordering::Relaxed);
-            log::info!("Slurm ends this job in {} s: the run will save and leave before", left.as_secs());
+    let Some(job) = slurm::job() else { return };
+    let watch = move || {
+        let mut known = slurm::end_time().map_or(f64::NAN, |end| end as f64);
+        let mut silent = false;
+        if !known.is_nan() {
+            std::thread::sleep(pause(known - now()));
         }
-        Ok(None) => log::debug!("this job has no time limit"),
-        Err(why) => log::warn!("the end of this job's time is not known, --max-time can say it: {why}"),
+        loop {
+            match time_left(&job, PATIENCE) {
+                Ok(left) => {
+                    let end = left.map_or(f64::INFINITY, |left| now() + left.as_secs_f64());
+                    ANSWER.store(if end.is_finite() { end as u64 } else { NEVER }, Ordering::Relaxed);
+                    if let Some(words) = news(known, end, now()) {
+                        log::info!("{words}");
+                    }
+                    (known, silent) = (end, false);
+                }
+                Err(why) if !silent && known.is_nan() => {
+                    log::warn!("the end of this job's time is not known, --max-time can say it: {why}");
+                    silent = true;
+                }
+                Err(why) => log::debug!("{why}"),
+            }
+            std::thread::sleep(pause(known - now()));
+        }
     };
     // Without a thread there is no answer, as with a controller that is silent.
     let _ = std::thread::Builder::new().name("deadline".into()).spawn(watch);
 }
 
+/// How long to wait before Slurm is asked again, with so many seconds left; NaN: nobody knows.
+fn pause(left: f64) -> Duration {
+    let half = if left.is_nan() { f64::INFINITY } else { left / 2.0 };
+    Duration::from_secs_f64(half.clamp(SHORTEST.as_secs_f64(), LONGEST.as_secs_f64()))
+}
+
+/// What is to be said of an end, if it is not the one that was known.
+fn news(known: f64, end: f64, now: f64) -> Option<String> {
+    let left = || format!("ends this job in {:.0} s: the run will save and leave before", end - now);
+    match (known.is_nan(), end.is_finite()) {
+        (true, true) => Some(format!("Slurm {}", left())),
+        (true, false) => None,
+        (false, false) => known.is_finite().then(|| "Slurm has taken this job's time limit away".to_string()),
+        (false, true) => ((end - known).abs() > SAME).then(|| format!("the job's time was changed: Slurm now {}", left())),
+    }
+}
+
 /// Seconds that are left to work in; infinite where nobody sets an end. `elapsed`: since the program started.
 pub fn left(max_time: Option<u64>, elapsed: f64) -> f64 {
-    let answer = Some(ANSWER.load(Ordering::Relaxed)).filter(|end| *end != u64::MAX);
+    let answer = Some(ANSWER.load(Ordering::Relaxed)).filter(|end| *end != NONE);
     let by_limit = max_time.map(|limit| limit as f64 - elapsed);
-    let by_slurm = slurm::end_time().or(answer).map(|end| end as f64 - now() - LEAVING);
+    let by_slurm = answer.or_else(slurm::end_time).map(|end| end as f64 - now() - LEAVING);
     [by_limit, by_slurm].into_iter().flatten().fold(f64::INFINITY, f64::min)
 }
 
@@ -146,6 +194,25 @@ mod tests {
         assert_eq!(read_scontrol(&line(42, "UNLIMITED"), "42"), Ok(None));
         assert_eq!(read_scontrol(&line(42, "00:00:30"), "42"), Ok(Some(Duration::ZERO)));
         assert!(read_scontrol(&line(42, "Partition_Limit"), "42").is_err());
+    }
+
+    #[test]
+    fn slurm_is_asked_the_more_often_the_nearer_the_end() {
+        let seconds = |left| pause(left).as_secs_f64();
+        assert_eq!([86_400.0, f64::INFINITY, f64::NAN].map(seconds), [600.0; 3]);
+        assert_eq!([600.0, 60.0, 10.0, 0.0, -50.0].map(seconds), [300.0, 30.0, 10.0, 10.0, 10.0]);
+    }
+
+    #[test]
+    fn only_another_end_is_news() {
+        assert!(news(f64::NAN, 160.0, 100.0).is_some_and(|words| words.contains("Slurm ends this job in 60 s")));
+        assert_eq!(news(160.0, 161.0, 100.0), None);
+        assert!(news(160.0, 400.0, 100.0).is_some_and(|words| words.contains("changed") && words.contains("in 300 s")));
+        assert!(news(160.0, 120.0, 100.0).is_some_and(|words| words.contains("in 20 s")));
+        assert!(news(160.0, f64::INFINITY, 100.0).is_some());
+        assert!(news(f64::INFINITY, 160.0, 100.0).is_some(), "a limit where there was none");
+        assert_eq!(news(f64::NAN, f64::INFINITY, 100.0), None);
+        assert_eq!(news(f64::INFINITY, f64::INFINITY, 100.0), None);
     }
 
     #[test]

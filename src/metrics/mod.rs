@@ -17,6 +17,7 @@ mod file;
 mod history;
 pub mod letters;
 pub mod memory;
+mod mllog;
 mod panel;
 mod picture;
 mod recent;
@@ -33,12 +34,13 @@ pub mod units;
 pub use console::{Console, Stderr};
 pub use file::MetricsFile;
 pub use history::{EvalSet, Evaluation, History};
+pub use mllog::{Mllog, now_ms};
 pub use picture::{Curve, by_night, curve, draw};
 pub use recent::Recent;
 pub use record::{EvalPoint, Event, Rank, Start, StepRecord};
 pub use scaling::draw_scaling;
 pub use split::{Share, split};
-pub use state::{STOPPED, State};
+pub use state::{REACHED, STOPPED, State};
 pub use summary::Summary;
 
 /// The HDF5 library's version, `1.14.3`.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! the writer's marks in HDF5's superblock     set: it writes, or was killed     cleared: it has closed the file
-//! last step = steps of the run                done
+//! last step = steps of the run, target reached   done
 //! rank 0's process, on its own host           gone with the marks still set: killed
 //! ```
 use super::History;
@@ -23,6 +23,8 @@ pub enum State {
 
 /// How `train` says that it stopped early.
 pub const STOPPED: &str = "stopped early";
+/// How it says that its evaluation is as good as was asked for.
+pub const REACHED: &str = "reached the target";
 
 impl State {
     /// Of the latest start in `path`, from which `history` was read.
@@ -33,11 +35,11 @@ impl State {
             return if writer_is_gone(history) { State::Killed } else { State::Going };
         }
         // Events are kept over starts: only those of the latest one count.
-        let stopped = history.events.last().is_some_and(|e| e.time >= start.time && e.text.starts_with(STOPPED));
-        match stopped {
-            true => State::Stopped,
-            false if last >= start.steps => State::Done,
-            false => State::Failed,
+        let said = |words: &str| history.events.last().is_some_and(|e| e.time >= start.time && e.text.starts_with(words));
+        match () {
+            () if said(STOPPED) => State::Stopped,
+            () if last >= start.steps || said(REACHED) => State::Done,
+            () => State::Failed,
         }
     }
 

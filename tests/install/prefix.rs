@@ -14,6 +14,7 @@ fn everything_is_there_and_runs() {
         "share/llm-train/jobs/generic/run.toml",
         "share/llm-train/data/kjv.txt.gz",
         "share/llm-train/data/kjv.tokenizer.json",
+        "share/llm-train/plot_metrics.py",
         concat!("modulefiles/llm-train/", env!("CARGO_PKG_VERSION"), ".lua"),
         concat!("modulefiles/llm-train/", env!("CARGO_PKG_VERSION")),
     ] {

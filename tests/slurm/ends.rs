@@ -1,7 +1,27 @@
-//! How a job ends: before its time is over, though nobody tells it; with a rank that is gone.
+//! How a job ends: before its time is over, though nobody tells it, or when that was changed meanwhile; with a rank that is gone.
 use crate::cluster;
 use crate::scene::Scene;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// `scontrol update` in the middle of the job: rank 0 hears of it before the first end has come.
+#[test]
+fn a_job_that_is_given_more_time_goes_on() {
+    let Some(cluster) = cluster::get() else { return };
+    let scene = Scene::new();
+    let began = Instant::now();
+    let (job, out) = wrapped(cluster, &scene);
+    let text = || std::fs::read_to_string(&out).unwrap_or_default();
+    cluster.until("steps", &|| text().contains("step 1000/"));
+    assert_eq!(cluster.ask(&format!("scontrol update JobId={job} TimeLimit=30")), "");
+    cluster.until("the new end", &|| text().contains("the job's time was changed: Slurm now ends this job in 1"));
+    // Past the end that it knew first, which it would have left before.
+    std::thread::sleep(Duration::from_secs(75).saturating_sub(began.elapsed()));
+    assert!(!text().contains("ended with"), "{}", text());
+    cluster.ask(&format!("scancel --signal=USR1 {job}"));
+    cluster.until_over(&job);
+    assert!(text().contains("ended with 75"), "{}", text());
+}
 
 /// Submits one srun of four ranks on two nodes, without a signal before the end. The job's output.
 fn wrapped(cluster: &cluster::Cluster, scene: &Scene) -> (String, String) {

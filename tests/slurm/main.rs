@@ -3,9 +3,11 @@
 //! | | |
 //! |---|---|
 //! | [`pieces`] | `jobs/generic` as it ships: signal, checkpoint, 75, requeue, the same losses as an uninterrupted run; arrays |
-//! | [`ends`] | the end of the time found by `squeue`; a rank that is killed |
-//! | [`suites`] | ReFrame and JUBE |
+//! | [`ends`] | the end of the time found by `squeue`, also after `scontrol update`; a rank that is killed |
+//! | [`suites`] | ReFrame, JUBE, the scaling study |
+//! | [`docs`] | README.md, docs/jobs.md and docs/suites.md, line by line |
 mod cluster;
+mod docs;
 #[path = "../cli/program.rs"]
 #[allow(dead_code)]
 mod program;
