@@ -23,7 +23,7 @@ pub use driver::{Event, Gpu, count};
 pub use kernels::{binary, compile_embeddable, embedded};
 pub use lanes::Lent;
 pub use library::Library;
-pub use products::{Operand, Product};
+pub use products::{Finish, Operand, Product};
 pub use versions::versions;
 
 use super::gate::Gate;
@@ -240,6 +240,11 @@ impl Cuda {
     /// Multiplies behind all earlier ops.
     pub fn multiply(&self, product: &Product) {
         self.products.multiply(product, self.lanes.for_op());
+    }
+
+    /// Whether cuBLASLt has an algorithm for such a product: it need not have one for every [`Finish`].
+    pub fn offers(&self, product: &Product) -> bool {
+        self.products.offers(product, self.lanes.for_op())
     }
 
     /// Runs a pass over made-up numbers, in which the products that no earlier run has chosen algorithms for time what there is.
