@@ -3,8 +3,8 @@
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
 use super::architecture;
 use super::run::{
-    Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Model, Optim, Resume, Run, Source, System,
-    Train,
+    Attention, Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Model, Optim, Resume, Run, Source,
+    System, Train,
 };
 use super::settings::Settings;
 use super::value::Value;
@@ -69,6 +69,11 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
                 Some("nccl") => Carrier::Nccl,
                 Some("mpi") => Carrier::Mpi,
                 _ => Carrier::Auto,
+            },
+            attention: match s.text("system.attention") {
+                Some("cudnn") => Attention::Cudnn,
+                Some("own") => Attention::Own,
+                _ => Attention::Auto,
             },
             precision: if s.text("system.precision") == Some("bf16") { Precision::Bf16 } else { Precision::Fp32 },
             threads: s.count("system.threads").map(|n| n as usize),

@@ -108,7 +108,7 @@ fn on_the_device() {
                 let activations = vec![x, dy, up, dup, y, dact];
                 let extent = Extent { activations, rows: n, width: inner.max(c), heads: 1 };
                 let reference = Device::reference(&k.plan).unwrap();
-                let found = Device::Cuda(Box::new(Cuda::new(&gpu, &k.plan, &extent, precision, &kernels).unwrap()));
+                let found = Device::Cuda(Box::new(Cuda::new(&gpu, &k.plan, &extent, precision, &kernels, None).unwrap()));
                 for dev in [&reference, &found] {
                     k.values.iter().for_each(|(t, values)| dev.write(*t, values));
                     let option = |t| bias.then_some(t);
@@ -116,7 +116,8 @@ fn on_the_device() {
                     mlp::backward(dev, kind, dup, dact, dv, option(db), dy, y, up, v);
                 }
                 // bf16 rounds what is stored between two ops, and what is found: eight bits each
-                for (name, t, roundings) in [("inner", up, 1.0), ("act", y, 2.0), ("dinner", dup, 3.0), ("dW", dv, 2.0), ("db", db, 1.0)]
+                for (name, t, roundings) in
+                    [("inner", up, 1.0), ("act", y, 2.0), ("dinner", dup, 3.0), ("dW", dv, 2.0), ("db", db, 1.0)]
                 {
                     let (exact, found) = (reference.read(t), found.read(t));
                     let largest = exact.iter().fold(1f32, |m, x| m.max(x.abs()));
