@@ -3,7 +3,7 @@
 //! ```text
 //! rank 0: graph ── heuristics ──> engine ── finalize ──> plan ── as text, by MPI ──> every rank: plan, finalized anew
 //!
-//! descriptor   cuDNN's objects       graph   what is computed, and that nothing is added in an order of chance
+//! graph   what is computed, as plain data        write   tells cuDNN        descriptor   cuDNN's objects
 //! ```
 //! A plan is for one shape (sequences, heads, rows, columns of a head) and one kind of GPU. Its kernels are compiled when it is
 //! finalized (half a second), its workspace is counted with the rest of the memory. It is used for bf16, heads of 64 and 128
@@ -11,6 +11,7 @@
 //! same lse, so that either pass may be either's.
 mod descriptor;
 mod graph;
+mod write;
 pub use graph::Sdpa;
 
 use super::driver::{Gpu, Memory, Stream};
@@ -19,7 +20,7 @@ use crate::error::Result;
 use crate::failed;
 use cudarc::cudnn::sys;
 use descriptor::{Descriptor, Handle, Heuristic, Kind, Name, Note, check};
-use graph::{Operand, Written};
+use graph::{Graph, Operand};
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
@@ -112,8 +113,8 @@ impl Plans {
     /// Errors: `Failed`: cuDNN has no engine for it, in its words.
     pub fn make(of: &Sdpa, target: &Target) -> Result<Plans> {
         let device = target.descriptor()?;
-        let text = |graph: Written| plan(&graph, &device)?.text(Name::CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION);
-        Ok(Plans([text(of.forward()?)?, text(of.backward()?)?]))
+        let text = |graph: Graph| plan(&graph, &device)?.text(Name::CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION);
+        Ok(Plans([text(of.forward())?, text(of.backward())?]))
     }
 
     /// For a message: the length of the first, and both.
@@ -152,9 +153,10 @@ fn workspace(plans: &[Descriptor; 2]) -> Result<usize> {
 }
 
 /// The first engine of the heuristic's that finishes its plan and does not call itself non-deterministic.
-fn plan(graph: &Written, device: &Descriptor) -> Result<Descriptor> {
+fn plan(graph: &Graph, device: &Descriptor) -> Result<Descriptor> {
+    let written = write::write(graph)?;
     let heuristic = Descriptor::new(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?
-        .of(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[&graph.graph])?
+        .of(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[&written.graph])?
         .with(Name::CUDNN_ATTR_ENGINEHEUR_MODE, &[Heuristic::CUDNN_HEUR_MODE_A])?
         .of(Name::CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, &[device])?
         .done()?;
