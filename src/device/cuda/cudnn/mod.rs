@@ -131,12 +131,14 @@ impl Plans {
 
     /// Finalizes both for a GPU of the kind that they were made for.
     fn finalize(&self, target: &Target) -> Result<[Descriptor; 2]> {
-        let device = target.descriptor()?;
         let read = |text: &Vec<u8>| {
-            Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?
-                .with(Name::CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, text)?
-                .of(Name::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, &[&device])?
-                .done()
+            let plan = Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?
+                .with(Name::CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, text)?;
+            match target {
+                // as NVIDIA's own front end reads a plan that is to be run
+                Target::Here(Connection(handle)) => plan.with(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, &[*handle])?.done(),
+                Target::Described(_) => plan.of(Name::CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, &[&target.descriptor()?])?.done(),
+            }
         };
         Ok([read(&self.0[0])?, read(&self.0[1])?])
     }
