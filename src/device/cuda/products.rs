@@ -288,10 +288,13 @@ impl Products {
             let code =
                 sys::cublasLtMatmulAlgoGetHeuristic(self.handle, desc, a, b, y, y, preference, wanted as i32, to, &mut count);
             sys::cublasLtMatmulPreferenceDestroy(preference);
-            if code == Status::CUBLAS_STATUS_NOT_SUPPORTED || count == 0 {
+            if code == Status::CUBLAS_STATUS_NOT_SUPPORTED {
                 return None;
             }
             must(code, "cublasLtMatmulAlgoGetHeuristic", p);
+            if count == 0 {
+                return None;
+            }
         }
         let time = |algorithm: &Algorithm| {
             let once = || {
