@@ -46,8 +46,6 @@ class Model:
             add("products", times, flops, operands)  # y
             add("products", times, flops, operands)  # dx
             add("products", times, flops, n * (inputs + outputs) + 4 * inputs * outputs)  # dW, added to in f32
-            if self.biases:
-                add("bias gradients", times, 0, n * outputs)
 
         blocks = passes * self.layers
         for inputs, outputs in [(c, w), (c, c), (c, up), (f, c)]:
@@ -62,7 +60,10 @@ class Model:
         add("attention", blocks, 0, 2 * n * c)  # delta
         add("attention", blocks, 3 * pairs, n * (w + c + c))  # dq
         add("attention", blocks, 4 * pairs, n * (w + c + (w - c)))  # dk, dv
-        add("activation", blocks, 0, n * (up + f) + n * (f + 2 * up))
+        if self.biases:  # GELU and biases' gradients end a product, which keeps its input and reads it in the backward
+            add("products", blocks, 0, 2 * n * f)
+        else:
+            add("activation", blocks, 0, n * (up + f) + n * (f + 2 * up))
         linear_head = 2 * n * c * v
         for _ in range(3):
             add("products", passes, linear_head, n * (c + v) + c * v * (4 if _ == 2 else 1))
@@ -87,7 +88,7 @@ MODELS = [
 
 
 def main():
-    parts = ["products", "attention", "norms", "activation", "bias gradients", "rotary positions", "loss", "embedding", "optimizer"]
+    parts = ["products", "attention", "norms", "activation", "rotary positions", "loss", "embedding", "optimizer"]
     print(f"| ms of a step of {STEP:,} tokens, T = 1024 | {' | '.join(parts)} | step | tokens/s |")
     print("|---" * (len(parts) + 3) + "|")
     for gpu, (arithmetic, memory) in GPUS.items():

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What can be proved of the CUDA kernels without a GPU: they compile for sm_80, sm_90a and sm_100a without spills and without a
 # stack (NVRTC, from its wheel), they compute what their references do (tests/cuda_kernels, on the CPU), and the whole program
-# trains with them on a stub driver (tests/cuda_device).
+# trains with them on a stub driver (tests/cuda_device, where cuDNN's plans are made too).
 # --table: the compiler's part alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."

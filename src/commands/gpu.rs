@@ -5,18 +5,21 @@
 //! --device cuda    one for each rank, or the end of the run, with the sentence that says what is missing
 //!
 //! rank 0: kernels from the cache, or compiled ── broadcast ──> all: a thousand ranks do not compile
+//!         plans of cuDNN's attention         ── broadcast ──> all, whose memory holds their workspace, counted first
 //! ```
 use crate::comm::Network;
 use crate::commands::plan;
-use crate::config::{Carrier, DeviceKind, Run};
+use crate::config::{self, Carrier, DeviceKind, Run};
 use crate::device::Device;
+use crate::device::Precision;
+use crate::device::cuda::cudnn::{self, Attention, Sdpa};
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
 use crate::error::Result;
-use crate::failed;
 use crate::launch::{Launch, Seat};
 use crate::metrics::{memory, units};
 use crate::model::{Decoder, Input};
 use crate::tensor::{Kind, Plan};
+use crate::{bad_input, failed};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +27,8 @@ use std::time::Duration;
 pub struct Chosen {
     gpu: Arc<Gpu>,
     kernels: Vec<u8>,
+    /// cuDNN's; none: our own kernels'.
+    attention: Option<Arc<Attention>>,
     /// Every rank's, by where it sits.
     pub seats: Vec<Seat>,
     /// What is said of it before the first step.
@@ -59,7 +64,26 @@ fn with_kernels(run: &Run, launch: &Launch, gpu: Arc<Gpu>) -> Result<Chosen> {
     let kernels = launch.comm().broadcast(launch.agree(kernels)?, 0);
     let seats = launch.seats(&gpu.bus);
     let words = format!("GPU {} ({}), {} of memory", gpu.name, gpu.architecture(), units::bytes(gpu.memory as u64));
-    Ok(Chosen { gpu, kernels, words, seats })
+    Ok(Chosen { gpu, kernels, attention: None, words, seats })
+}
+
+/// Share of a GPU's memory that cuDNN's workspace may take where nobody asked for cuDNN: with long sequences its deterministic
+/// backward wants more than it can be worth. Measured by none.
+const MOST_WORKSPACE: u64 = 8;
+
+/// The attention of one pass of a model.
+fn sdpa(model: &Decoder) -> Sdpa {
+    let (c, shape) = (model.config(), model.shape());
+    Sdpa { batch: shape.micro_batch, heads: c.heads, kv_heads: c.kv_heads, seq: shape.seq, size: c.head_dim }
+}
+
+/// Plans by rank 0, loaded by all.
+fn load(launch: &Launch, gpu: &Arc<Gpu>, of: Sdpa) -> Result<Attention> {
+    let make = || Ok(cudnn::Plans::make(&of, &cudnn::Target::here()?)?.to_bytes());
+    let plans = launch.agree(if launch.leads() { make() } else { Ok(vec![]) })?;
+    let plans = launch.comm().broadcast(plans, 0);
+    let plans = cudnn::Plans::from_bytes(&plans).expect("rank 0 made them");
+    launch.agree(Attention::load(of, &plans, gpu))
 }
 
 /// What a model asks of a GPU beside its plan.
@@ -70,6 +94,45 @@ pub fn extent(model: &Decoder) -> Extent {
 }
 
 impl Chosen {
+    /// Decides what computes attention, and says so. All ranks decide alike.
+    ///
+    /// Errors, on all ranks: cuDNN was asked for, and does not serve (`Input`), is missing or has no engine (`Failed`).
+    pub fn with_attention(mut self, run: &Run, launch: &Launch, model: &Decoder) -> Result<Chosen> {
+        let (asked, of) = (run.system.attention, sdpa(model));
+        let bf16 = run.system.precision == Precision::Bf16;
+        let serves = bf16 && cudnn::serves(&of) && !run.data.reset_attention;
+        let must = asked == config::Attention::Cudnn;
+        if must && !serves {
+            let name = run.settings.named("system.attention");
+            let precision = run.system.precision.name();
+            let apart = if run.data.reset_attention { ", documents kept apart" } else { "" };
+            bad_input!(
+                "{name}: expected bf16, heads of 64 or 128 columns and documents that are not kept apart, found {precision}, \
+                 heads of {}{apart}",
+                of.size
+            );
+        }
+        if asked == config::Attention::Own || !serves {
+            self.words += "\nattention by our own kernels";
+            return Ok(self);
+        }
+        let most = self.gpu.memory as u64 / MOST_WORKSPACE;
+        let told = match load(launch, &self.gpu, of) {
+            Err(e) if must => return Err(e),
+            Err(e) => format!("our own kernels: {e}"),
+            Ok(a) if !must && a.workspace as u64 > most => {
+                format!("our own kernels: {} would take {} of workspace", a.words(), units::bytes(a.workspace as u64))
+            }
+            Ok(a) => {
+                let words = format!("{}, {} of workspace", a.words(), units::bytes(a.workspace as u64));
+                self.attention = Some(Arc::new(a));
+                words
+            }
+        };
+        self.words += &format!("\nattention by {told}");
+        Ok(self)
+    }
+
     pub fn name(&self) -> &str {
         &self.gpu.name
     }
@@ -97,7 +160,8 @@ impl Chosen {
 
     /// Bytes beside the plan's.
     pub fn beside(&self, run: &Run, plan: &Plan, model: &Decoder) -> u64 {
-        cuda::beside(plan, &extent(model), run.system.precision) as u64
+        let workspace = self.attention.as_ref().map_or(0, |a| a.workspace_of(model.shape().micro_batch));
+        (cuda::beside(plan, &extent(model), run.system.precision) + workspace) as u64
     }
     /// The rows of the memory table.
     pub fn rows(&self, run: &Run, plan: &Plan, model: &Decoder) -> Vec<(&'static str, u64)> {
@@ -139,7 +203,8 @@ impl Chosen {
                 memory::table(&rows, None)
             );
         }
-        let device = Cuda::new(&self.gpu, plan, &extent(model), run.system.precision, &self.kernels)?;
+        let precision = run.system.precision;
+        let device = Cuda::new(&self.gpu, plan, &extent(model), precision, &self.kernels, self.attention.clone())?;
         Ok(Device::Cuda(Box::new(device)))
     }
 }

@@ -105,7 +105,7 @@ impl Session {
         launch::phase("laying out the model");
         let clock = Instant::now();
         let (plan, model, optim, stage) = plan::lay_out(run, launch.rank(), launch.size());
-        let gpu = gpu::choose(run, launch)?;
+        let gpu = gpu::choose(run, launch)?.map(|gpu| gpu.with_attention(run, launch, &model)).transpose()?;
         let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
         let mut rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);

@@ -158,6 +158,8 @@ pub const KEYS: &[Key] = &[
     key("system", "device", "device", Choice("auto|cpu|cuda"), Is("auto"), "Where the work is done"),
     key("system", "comm", "comm", Choice("auto|nccl|mpi"), Is("auto"),
         "What carries gradients between GPUs; mpi: through the hosts' memory"),
+    key("system", "attention", "attention", Choice("auto|cudnn|own"), Is("auto"),
+        "What computes attention on GPUs; own: our kernels"),
     key("system", "precision", "precision", Choice("fp32|bf16"), Is("fp32"),
         "Operands of matrix products; all else is fp32 in both"),
     key("system", "threads", "threads", Count { least: 1, most: 4096 }, Else("the cores the rank may use"), "Threads per rank"),

@@ -3,7 +3,7 @@
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
 use super::architecture;
 use super::run::{
-    Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Mlperf, Model, Optim, Resume, Run, Source,
+    Attention, Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Mlperf, Model, Optim, Resume, Run, Source,
     System, Train,
 };
 use super::settings::Settings;
@@ -70,6 +70,11 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
                 Some("nccl") => Carrier::Nccl,
                 Some("mpi") => Carrier::Mpi,
                 _ => Carrier::Auto,
+            },
+            attention: match s.text("system.attention") {
+                Some("cudnn") => Attention::Cudnn,
+                Some("own") => Attention::Own,
+                _ => Attention::Auto,
             },
             precision: if s.text("system.precision") == Some("bf16") { Precision::Bf16 } else { Precision::Fp32 },
             threads: s.count("system.threads").map(|n| n as usize),

@@ -142,10 +142,20 @@ pub enum Carrier {
     Mpi,
 }
 
+/// What computes attention on GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// cuDNN where it is there and serves, else our own kernels.
+    Auto,
+    Cudnn,
+    Own,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct System {
     pub device: DeviceKind,
     pub comm: Carrier,
+    pub attention: Attention,
     pub precision: Precision,
     /// Per rank. `None`: the cores this rank may use.
     pub threads: Option<usize>,

@@ -7,11 +7,11 @@
 //! Rows are B sequences of T; x, m, y (rows, C); qkv (rows, (H + 2K)·D); up (rows, F, or 2F for SwiGLU).
 use crate::device::Device;
 use crate::model::config::{Config, Position};
-use crate::ops::activation::{self, Activation};
+use crate::ops::activation::Activation;
 use crate::ops::attention::{self, Heads};
 use crate::ops::elementwise;
 use crate::ops::norm::{self, Norm};
-use crate::ops::{linear, qk_norm, rope};
+use crate::ops::{linear, mlp, qk_norm, rope};
 use crate::tensor::{Kind, Plan, Tensor};
 
 /// One block's parameters, or, elsewhere in the arena, their gradients.
@@ -211,14 +211,12 @@ pub fn fill(dev: &Device, k: &Wiring, x: Tensor, w: &Weights, s: &Saved, rows: &
     linear::forward(dev, s.m, s.att, w.out, w.out_bias, Some(x));
 
     norm::forward(dev, k.norm, k.eps, s.n2, s.n2_stats, s.m, w.norm2.gamma, w.norm2.beta);
-    linear::forward(dev, s.up, s.n2, w.up, w.up_bias, None);
-    activation::forward(dev, k.activation, s.act, s.up);
+    mlp::forward(dev, k.activation, s.act, s.up, s.n2, w.up, w.up_bias);
 }
 
 /// `d` holds ∂L/∂y on entry and ∂L/∂x on return; gradients of the parameters are added to `g`.
 pub fn backward(dev: &Device, k: &Wiring, d: Tensor, x: Tensor, w: &Weights, g: &Weights, s: &Saved, f: &Flight, rows: &Rows) {
-    linear::backward(dev, f.act, g.down, g.down_bias, d, s.act, w.down);
-    activation::backward(dev, k.activation, f.up, f.act, s.up);
+    mlp::backward(dev, k.activation, f.up, f.act, g.down, g.down_bias, d, s.act, s.up, w.down);
     linear::backward(dev, f.n, g.up, g.up_bias, f.up, s.n2, w.up);
     norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma);
 

@@ -6,11 +6,12 @@
 //! dW += dyᵀ x
 //! db += Σ_rows dy
 //! ```
+//! On a GPU the bias is added, and its gradient summed up, within a product, where cuBLASLt has an algorithm for that.
 use super::gemm::{self, Into, Layout};
 use super::rows::{column_sums, or_empty};
 use super::simd::add_to;
 use crate::device::Device;
-use crate::device::cuda::{Grid, Product, STRIPS};
+use crate::device::cuda::{Cuda, Finish, Grid, Operand, Product, STRIPS};
 use crate::tensor::Tensor;
 
 /// y = x Wᵀ + b (+ residual).
@@ -38,9 +39,9 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
         Device::Cuda(d) => {
             let ([y_at], [x_at, w_at, bias, residual]) = d.op([y], operands);
             let add = (residual != 0).then_some(residual);
-            let bias = (bias != 0).then_some(bias);
+            let finish = if bias != 0 { Finish::Bias(bias) } else { Finish::Nothing };
             let [a, b, y] = [d.operand(x, x_at), d.operand(w, w_at), d.operand(y, y_at)];
-            d.multiply(&Product { y, a, b, transposed: [false, true], add, bias });
+            d.multiply(&Product { y, a, b, transposed: [false, true], add, finish });
         }
         Device::Reference(d) => d.arena.op([y], operands, |[y], [x, w, b, residual]| {
             gemm::reference(Layout::NT, [n, o, c], Into::Overwrite, y, x, w);
@@ -58,7 +59,7 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
     assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
     let outs = [dx, dw, or_empty(db)];
-    // what each of the three passes reads and writes
+    // what each of the three passes reads and writes; on a GPU the first is not one of its own
     let (for_db, for_dx, for_dw) = ([outs[2], outs[2], dy], [dx, dy, w], [dw, dw, dy, x]);
     match dev {
         Device::Cpu(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
@@ -78,23 +79,14 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
         Device::Cuda(d) => {
             let ([dx_at, dw_at, db_at], [dy_at, x_at, w_at]) = d.op(outs, [dy, x, w]);
             let [dy_m, x_m, w_m] = [d.operand(dy, dy_at), d.operand(x, x_at), d.operand(w, w_at)];
-            if db_at != 0 {
-                let _at = dev.tally("linear db", 0, &for_db);
-                let strips = n.div_ceil(32).min(STRIPS);
-                let partials = d.scratch(4 * strips * o);
-                let grid = Grid::new([o.div_ceil(256), strips, 1], [32, 8, 1]);
-                d.launch("column_sums", grid, &[partials, dy_at, n as u64, o as u64]);
-                let grid = Grid::new([o.div_ceil(32), 1, 1], [32, 8, 1]);
-                d.launch("column_reduce", grid, &[db_at, 0, partials, strips as u64, o as u64]);
-            }
             {
                 let _at = dev.tally("linear dx", 2 * n * c * o, &for_dx);
                 let y = d.operand(dx, dx_at);
-                d.multiply(&Product { y, a: dy_m, b: w_m, transposed: [false, false], add: None, bias: None });
+                let (transposed, finish) = ([false, false], Finish::Nothing);
+                d.multiply(&Product { y, a: dy_m, b: w_m, transposed, add: None, finish });
             }
             let _at = dev.tally("linear dW", 2 * n * c * o, &for_dw);
-            let y = d.operand(dw, dw_at);
-            d.multiply(&Product { y, a: dy_m, b: x_m, transposed: [true, false], add: Some(dw_at), bias: None });
+            to_parameters(d, d.operand(dw, dw_at), db_at, dy_m, x_m);
         }
         Device::Reference(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
             gemm::reference(Layout::NN, [n, c, o], Into::Overwrite, dx, dy, w);
@@ -104,6 +96,30 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
             }
         }),
     }
+}
+
+/// dw += dyᵀ x; db += Σ dy, where db is an address other than null. Of dy, x and dw as they lie on the GPU.
+pub(super) fn to_parameters(d: &Cuda, dw: Operand, db: u64, dy: Operand, x: Operand) {
+    let (n, o) = (dy.rows, dy.cols);
+    let plain = Product { y: dw, a: dy, b: x, transposed: [true, false], add: Some(dw.at), finish: Finish::Nothing };
+    if db == 0 {
+        return d.multiply(&plain);
+    }
+    let strips = n.div_ceil(32).min(STRIPS);
+    let partials = d.scratch(4 * strips * o);
+    let summing = Product { finish: Finish::SumsOfA { to: partials }, ..plain };
+    // The sums are written, not added: one strip of them then goes the way of many.
+    let strips = if d.offers(&summing) {
+        d.multiply(&summing);
+        1
+    } else {
+        d.multiply(&plain);
+        let grid = Grid::new([o.div_ceil(256), strips, 1], [32, 8, 1]);
+        d.launch("column_sums", grid, &[partials, dy.at, n as u64, o as u64]);
+        strips
+    };
+    let grid = Grid::new([o.div_ceil(32), 1, 1], [32, 8, 1]);
+    d.launch("column_reduce", grid, &[db, 0, partials, strips as u64, o as u64]);
 }
 
 /// (rows, inputs, outputs).

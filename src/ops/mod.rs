@@ -20,6 +20,7 @@ pub mod embedding;
 pub mod gemm;
 pub mod linear;
 pub mod loss;
+pub mod mlp;
 pub mod norm;
 pub mod qk_norm;
 pub mod rope;

@@ -1,5 +1,5 @@
 //! What is missing or too small is one sentence, not a panic.
-use crate::scene::{Run, stubs, tiny};
+use crate::scene::{Precision, Run, stubs, tiny};
 use std::os::unix::fs::symlink;
 
 /// A folder with some of the libraries.
@@ -82,4 +82,24 @@ fn a_damaged_entry_of_the_cache_is_made_again() {
     assert!(ended.err.contains("is not whole"), "{ended}");
     assert_eq!(std::fs::read(&kept[0]).unwrap(), bytes);
     assert_eq!(run.left().len(), whole.len());
+}
+
+#[test]
+fn who_computes_attention_is_said() {
+    let model = "--model nano --layers 1 --width 128 --heads 2 --hidden 64 --vocab 200 --seq-len 16 --micro-batch 1 \
+                 --global-batch 1 --synthetic-data --steps 1";
+    if stubs().is_none() {
+        return;
+    }
+    let run = |precision, options: &str| Run::cuda(&format!("{model} {options}")).unwrap().precision(precision).job();
+    // No cuDNN lies in the library path.
+    run(Precision::Bf16, "--attention cudnn").run().with_code(1).sentence(&["libcudnn.so.9", "LD_LIBRARY_PATH"]);
+    let said = |precision, options: &str| run(precision, options).done().after("attention by ").to_string();
+    assert!(said(Precision::Bf16, "").starts_with("our own kernels: libcudnn.so.9, of cuDNN, was not found"));
+    assert_eq!(said(Precision::Bf16, "--attention own"), "our own kernels");
+    // Where cuDNN does not serve, it is not asked, unless it must.
+    assert_eq!(said(Precision::Fp32, ""), "our own kernels");
+    run(Precision::Fp32, "--attention cudnn").run().with_code(2).sentence(&["--attention", "expected bf16", "found fp32"]);
+    run(Precision::Bf16, "--attention cudnn --heads 4").run().with_code(2).sentence(&["64 or 128", "heads of 32"]);
+    run(Precision::Bf16, "--attention cudnn --reset-attention").run().with_code(2).sentence(&["kept apart"]);
 }

@@ -3,11 +3,12 @@
 //! ```text
 //! libcuda       the driver: comes with it           libnvrtc      compiles kernels: CUDA toolkit, or the cache of kernels
 //! libcublasLt   matrix products: CUDA toolkit       libnccl       between GPUs: NCCL, or `--comm mpi` without it
+//! libcudnn      attention: cuDNN, or our own kernels without it
 //! ```
 //! cudarc panics where a library is missing, so each is asked for first, and what is missing is a sentence that names it.
 use crate::error::Result;
 use crate::failed;
-use cudarc::{cublaslt, driver, nvrtc};
+use cudarc::{cublaslt, cudnn, driver, nvrtc};
 use std::ffi::{CStr, CString, c_void};
 
 /// A library that cudarc loads.
@@ -16,6 +17,7 @@ pub enum Needed {
     Driver,
     Compiler,
     Products,
+    Attention,
 }
 
 impl Needed {
@@ -27,6 +29,7 @@ impl Needed {
                 Needed::Driver => ("libcuda.so.1", "NVIDIA's driver", driver::sys::is_culib_present()),
                 Needed::Compiler => ("libnvrtc.so.12 or .13", "the CUDA toolkit", nvrtc::sys::is_culib_present()),
                 Needed::Products => ("libcublasLt.so.12 or .13", "the CUDA toolkit", cublaslt::sys::is_culib_present()),
+                Needed::Attention => ("libcudnn.so.9", "cuDNN", cudnn::sys::is_culib_present()),
             }
         };
         if there {

@@ -4,6 +4,7 @@
 //! library     CUDA's libraries, found at run time       kernels    from text to functions: compiler, cache, module
 //! driver      the driver's calls                        products   cuBLASLt: descriptions and algorithms, kept by shape
 //! lanes       two streams and the loans between them    uploads    small numbers from the host, on their way
+//! cudnn       attention by cuDNN's engines
 //! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
 //! ```
 //! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`].
@@ -11,6 +12,7 @@
 //! With bf16, activations are bf16 (statistics and angles are not) and weights have working copies in bf16, beside the f32 that the optimizer updates; an op
 //! that reads a weight is given its copy. Who writes the f32 alone (a checkpoint, a message) leaves the copy stale: it is
 //! made again before it is read next. Gradients are f32.
+pub mod cudnn;
 mod driver;
 mod kernels;
 mod lanes;
@@ -23,7 +25,7 @@ pub use driver::{Event, Gpu, count};
 pub use kernels::{binary, compile_embeddable, embedded};
 pub use lanes::Lent;
 pub use library::Library;
-pub use products::{Operand, Product};
+pub use products::{Finish, Operand, Product};
 pub use versions::versions;
 
 use super::gate::Gate;
@@ -73,6 +75,8 @@ pub struct Cuda {
     kernels: Kernels,
     products: Products,
     uploads: Uploads,
+    /// cuDNN's, with its workspace, where it was prepared.
+    attention: Option<(Arc<cudnn::Attention>, Memory)>,
 }
 
 /// How a kernel is launched.
@@ -135,15 +139,24 @@ fn scratch(elements: usize, e: &Extent) -> usize {
 }
 
 impl Cuda {
-    /// Takes the memory of the plan and beside it. `binary`: the kernels, compiled for this GPU.
+    /// Takes the memory of the plan and beside it. `binary`: the kernels, compiled for this GPU; `attention`: cuDNN's, where it is
+    /// to serve.
     ///
     /// Errors: `Failed`: a library is missing, or the GPU has not so much memory; then the sentence says how much of it is free.
-    pub fn new(gpu: &Arc<Gpu>, plan: &Plan, extent: &Extent, precision: Precision, binary: &[u8]) -> Result<Cuda> {
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        plan: &Plan,
+        extent: &Extent,
+        precision: Precision,
+        binary: &[u8],
+        attention: Option<Arc<cudnn::Attention>>,
+    ) -> Result<Cuda> {
         gpu.bind();
         let lanes = Lanes::new(gpu)?;
         let kernels = Kernels::load(gpu, binary)?;
         let places = places(plan, extent, precision);
-        let (arena, beside) = (places.bytes(), beside(plan, extent, precision));
+        let workspace = attention.as_ref().map_or(0, |attention| attention.workspace);
+        let (arena, beside) = (places.bytes(), beside(plan, extent, precision) + workspace);
         let take = |bytes: usize| match Memory::take(gpu, bytes) {
             Some(memory) => Ok(memory),
             None => failed!("{}: expected {} bytes of free memory, found {}", gpu.name, arena + beside, gpu.free()),
@@ -153,6 +166,7 @@ impl Cuda {
         let (arena, scratch, loss) = (take(arena)?, take(scratch(plan.len(), extent))?, take(8)?);
         let products = Products::new(gpu, take(PRODUCTS)?)?;
         let uploads = Uploads::new(gpu, extent.rows, take)?;
+        let attention = attention.map(|attention| take(workspace).map(|memory| (attention, memory))).transpose()?;
         // SAFETY: our own memory, all of it.
         unsafe { lanes.compute.fill(loss.at, 0, 8) };
         Ok(Cuda {
@@ -171,6 +185,7 @@ impl Cuda {
             kernels,
             products,
             uploads,
+            attention,
         })
     }
 
@@ -240,6 +255,24 @@ impl Cuda {
     /// Multiplies behind all earlier ops.
     pub fn multiply(&self, product: &Product) {
         self.products.multiply(product, self.lanes.for_op());
+    }
+
+    /// Whether cuBLASLt has an algorithm for such a product: it need not have one for every [`Finish`].
+    pub fn offers(&self, product: &Product) -> bool {
+        self.products.offers(product, self.lanes.for_op())
+    }
+
+    /// Attention by cuDNN, behind all earlier ops; false where it was not prepared for this shape.
+    pub fn attend(&self, of: &cudnn::Sdpa, outs: [u64; 2], qkv: u64) -> bool {
+        let Some((attention, workspace)) = self.attention.as_ref().filter(|(a, _)| a.is_of(of)) else { return false };
+        attention.forward(outs, qkv, workspace, self.lanes.for_op());
+        true
+    }
+    /// And its gradient: dqkv, and room for B·T·H numbers; of dy, y, lse and qkv.
+    pub fn attend_backward(&self, of: &cudnn::Sdpa, outs: [u64; 2], ins: [u64; 4]) -> bool {
+        let Some((attention, workspace)) = self.attention.as_ref().filter(|(a, _)| a.is_of(of)) else { return false };
+        attention.backward(outs, ins, workspace, self.lanes.for_op());
+        true
     }
 
     /// Runs a pass over made-up numbers, in which the products that no earlier run has chosen algorithms for time what there is.

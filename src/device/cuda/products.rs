@@ -1,10 +1,14 @@
 //! Matrix products by cuBLASLt.
 //!
 //! ```text
-//! y (m, n) = op(a) op(b) (+ bias, of n, to every row) (+ c)        op: as it is stored, or transposed
+//! y (m, n) = finish(op(a) op(b) (+ c))        op: as it is stored, or transposed; finish: a bias, GELU, … ([`Finish`])
 //!
 //! cuBLASLt counts by columns, where our row-major y is yᵀ: it is asked for yᵀ = op(b)ᵀ op(a)ᵀ, and nothing is moved
 //! ```
+//! What finishes a product costs no pass over memory of its own (the library's epilogues). The library need not have an
+//! algorithm for each: who asks for more than a bias asks [`Products::offers`] first, and has kernels of ours for the rest.
+//! "None" is an answer that is kept and shared like an algorithm, so that all ranks go the same way.
+//!
 //! The first product of a shape asks the library's heuristic, and its description and algorithm are kept. While [`Products::tune`]
 //! is on, what the heuristic offers is timed instead. The choices can be taken out and put in as bytes, so that all ranks, and
 //! a run that goes on from a checkpoint, use the same algorithms and get the same bits. They are kept for the next run in
@@ -44,14 +48,67 @@ pub struct Product {
     pub transposed: [bool; 2],
     /// What is added, of y's shape and type: y itself, or another matrix.
     pub add: Option<u64>,
-    /// Added to every row, of y's type.
-    pub bias: Option<u64>,
+    pub finish: Finish,
+}
+
+/// What becomes of a sum before it is stored. Addresses are of vectors and matrices of y's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    Nothing,
+    /// y = sum + bias, of n, to every row.
+    Bias(u64),
+    /// inner = sum (+ bias), kept in y's shape and type; y = GELU(sum + bias), the tanh form, of the sum that is not rounded.
+    Gelu {
+        inner: u64,
+        bias: Option<u64>,
+    },
+    /// y = sum · GELU′(inner)
+    GeluSlope {
+        inner: u64,
+    },
+    /// to (m) = Σ of the rows of a, where a enters transposed: the sum goes over k. What was there is overwritten.
+    SumsOfA {
+        to: u64,
+    },
+}
+
+/// The rows of the matrix that GELU keeps must be a multiple of so many elements (cuBLASLt, `EPILOGUE_AUX_LD`).
+const INNER_COLUMNS: usize = 8;
+
+impl Finish {
+    fn epilogue(self) -> sys::cublasLtEpilogue_t {
+        use sys::cublasLtEpilogue_t::*;
+        match self {
+            Finish::Nothing => CUBLASLT_EPILOGUE_DEFAULT,
+            Finish::Bias(_) => CUBLASLT_EPILOGUE_BIAS,
+            Finish::Gelu { bias: None, .. } => CUBLASLT_EPILOGUE_GELU_AUX,
+            Finish::Gelu { bias: Some(_), .. } => CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+            Finish::GeluSlope { .. } => CUBLASLT_EPILOGUE_DGELU,
+            // our first operand is the library's second
+            Finish::SumsOfA { .. } => CUBLASLT_EPILOGUE_BGRADB,
+        }
+    }
+    /// A vector, of a bias or for sums.
+    fn vector(self) -> Option<u64> {
+        match self {
+            Finish::Bias(at) | Finish::SumsOfA { to: at } => Some(at),
+            Finish::Gelu { bias, .. } => bias,
+            Finish::Nothing | Finish::GeluSlope { .. } => None,
+        }
+    }
+    fn inner(self) -> Option<u64> {
+        match self {
+            Finish::Gelu { inner, .. } | Finish::GeluSlope { inner } => Some(inner),
+            Finish::Nothing | Finish::Bias(_) | Finish::SumsOfA { .. } => None,
+        }
+    }
 }
 
 pub(super) struct Products {
     handle: sys::cublasLtHandle_t,
     workspace: Memory,
-    plans: Mutex<BTreeMap<Key, Plan>>,
+    /// `None`: the library has no algorithm.
+    plans: Mutex<BTreeMap<Key, Option<Plan>>>,
     /// Algorithms from elsewhere, not yet used.
     known: Mutex<BTreeMap<Key, [u64; 8]>>,
     tuning: AtomicBool,
@@ -63,8 +120,11 @@ unsafe impl Send for Products {}
 // SAFETY: as above.
 unsafe impl Sync for Products {}
 
-/// What tells products apart whose algorithms may differ: sizes, then kinds, then the alignment of a, b, c and y.
+/// What tells products apart whose algorithms may differ: m, n, k, kinds, how the product is finished, the alignment of a, b, c
+/// and y, of the finish's vector and its inner matrix, and 0 (where files of an older form have none).
 type Key = [u32; 8];
+/// In place of an algorithm where the library has none.
+const NONE: [u64; 8] = [0; 8];
 
 struct Plan {
     desc: sys::cublasLtMatmulDesc_t,
@@ -72,6 +132,18 @@ struct Plan {
     b: sys::cublasLtMatrixLayout_t,
     y: sys::cublasLtMatrixLayout_t,
     algorithm: Algorithm,
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: the handles are ours, and used no more.
+        unsafe {
+            sys::cublasLtMatmulDescDestroy(self.desc);
+            for layout in [self.a, self.b, self.y] {
+                sys::cublasLtMatrixLayoutDestroy(layout);
+            }
+        }
+    }
 }
 
 /// Measured by none yet: algorithms that are timed against each other, and how often.
@@ -93,10 +165,19 @@ impl Products {
 
     /// Multiplies behind all earlier work of the stream, which must always be the same one: the workspace is.
     pub fn multiply(&self, p: &Product, stream: &Stream) {
-        let key = key(p);
         let mut plans = self.plans.lock().expect("plans of products");
-        let plan = plans.entry(key).or_insert_with(|| self.plan(p, key, stream));
+        let plan = plans.entry(key(p)).or_insert_with(|| self.plan(p, stream));
+        let plan = plan.as_ref().unwrap_or_else(|| panic!("cuBLASLt has no algorithm for {p:?}"));
         self.run(p, plan, &plan.algorithm, stream);
+    }
+
+    /// Whether the library has an algorithm for such a product. Asks it, or times what it offers, the first time.
+    pub fn offers(&self, p: &Product, stream: &Stream) -> bool {
+        if p.finish.inner().is_some() && !p.y.cols.is_multiple_of(INNER_COLUMNS) {
+            return false;
+        }
+        let mut plans = self.plans.lock().expect("plans of products");
+        plans.entry(key(p)).or_insert_with(|| self.plan(p, stream)).is_some()
     }
 
     /// From now on, or no longer, the first product of a shape times what it is offered.
@@ -127,7 +208,7 @@ impl Products {
     pub fn choices(&self) -> Vec<u8> {
         let plans = self.plans.lock().expect("plans of products");
         let mut known = self.known.lock().expect("known algorithms").clone();
-        known.extend(plans.iter().map(|(key, plan)| (*key, plan.algorithm.data)));
+        known.extend(plans.iter().map(|(key, plan)| (*key, plan.as_ref().map_or(NONE, |plan| plan.algorithm.data))));
         let line = |(key, data): (&Key, &[u64; 8])| {
             let key = key.iter().flat_map(|n| n.to_le_bytes());
             key.chain(data.iter().flat_map(|n| n.to_le_bytes())).collect::<Vec<u8>>()
@@ -147,7 +228,7 @@ impl Products {
         }
     }
 
-    fn plan(&self, p: &Product, key: Key, stream: &Stream) -> Plan {
+    fn plan(&self, p: &Product, stream: &Stream) -> Option<Plan> {
         let kind = |bf16: bool| if bf16 { sys::cudaDataType_t::CUDA_R_16BF } else { sys::cudaDataType_t::CUDA_R_32F };
         let layout = |m: &Operand| {
             let mut layout = null_mut();
@@ -166,21 +247,20 @@ impl Products {
         let [second, first] = p.transposed.map(i32::from);
         set(p, desc, Desc::CUBLASLT_MATMUL_DESC_TRANSA, &first);
         set(p, desc, Desc::CUBLASLT_MATMUL_DESC_TRANSB, &second);
-        if p.bias.is_some() {
-            set(p, desc, Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS);
+        set(p, desc, Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &p.finish.epilogue());
+        if p.finish.inner().is_some() {
+            set(p, desc, Desc::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &(p.y.cols as i64));
         }
-        let none = Algorithm { data: [0; 8] };
-        let mut plan = Plan { desc, a: layout(&p.b), b: layout(&p.a), y: layout(&p.y), algorithm: none };
-        let known = self.known.lock().expect("known algorithms").get(&key).copied();
-        plan.algorithm = match known {
-            Some(data) => Algorithm { data },
-            None => self.search(p, &plan, stream),
-        };
-        plan
+        // The search looks at these addresses too, for how they are aligned.
+        point(p, desc);
+        let mut plan = Plan { desc, a: layout(&p.b), b: layout(&p.a), y: layout(&p.y), algorithm: Algorithm { data: NONE } };
+        let known = self.known.lock().expect("known algorithms").get(&key(p)).copied();
+        plan.algorithm.data = known.or_else(|| self.search(p, &plan, stream).map(|found| found.data)).unwrap_or(NONE);
+        (plan.algorithm.data != NONE).then_some(plan)
     }
 
-    /// The heuristic's first, or the fastest of what it offers.
-    fn search(&self, p: &Product, plan: &Plan, stream: &Stream) -> Algorithm {
+    /// The heuristic's first, or the fastest of what it offers; `None` where that is nothing.
+    fn search(&self, p: &Product, plan: &Plan, stream: &Stream) -> Option<Algorithm> {
         let (mut preference, mut count) = (null_mut(), 0);
         // SAFETY: all bits zero is a value of it.
         let mut found: [Found; OFFERED] = unsafe { std::mem::zeroed() };
@@ -207,10 +287,15 @@ impl Products {
             let to = found.as_mut_ptr();
             let code =
                 sys::cublasLtMatmulAlgoGetHeuristic(self.handle, desc, a, b, y, y, preference, wanted as i32, to, &mut count);
-            must(code, "cublasLtMatmulAlgoGetHeuristic", p);
             sys::cublasLtMatmulPreferenceDestroy(preference);
+            if code == Status::CUBLAS_STATUS_NOT_SUPPORTED {
+                return None;
+            }
+            must(code, "cublasLtMatmulAlgoGetHeuristic", p);
+            if count == 0 {
+                return None;
+            }
         }
-        assert!(count > 0, "cuBLASLt has no algorithm for {p:?}");
         let time = |algorithm: &Algorithm| {
             let once = || {
                 let began = Instant::now();
@@ -223,13 +308,11 @@ impl Products {
         };
         let offered = found[..count as usize].iter().map(|f| f.algo);
         let fastest = if tuning && count > 1 { offered.clone().min_by_key(time) } else { None };
-        fastest.unwrap_or(found[0].algo)
+        Some(fastest.unwrap_or(found[0].algo))
     }
 
     fn run(&self, p: &Product, plan: &Plan, algorithm: &Algorithm, stream: &Stream) {
-        if let Some(bias) = &p.bias {
-            set(p, plan.desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-        }
+        point(p, plan.desc);
         let (one, beta) = (1f32, if p.add.is_some() { 1f32 } else { 0f32 });
         let at = |address: u64| address as *mut c_void;
         // SAFETY: the operands are device memory of the layouts' sizes (the gate), the workspace is this stream's alone.
@@ -267,14 +350,19 @@ impl Drop for Products {
         self.gpu.bind();
         // SAFETY: the handles are ours, and used no more.
         unsafe {
-            for plan in self.plans.lock().expect("plans of products").values() {
-                sys::cublasLtMatmulDescDestroy(plan.desc);
-                for layout in [plan.a, plan.b, plan.y] {
-                    sys::cublasLtMatrixLayoutDestroy(layout);
-                }
-            }
+            self.plans.lock().expect("plans of products").clear();
             sys::cublasLtDestroy(self.handle);
         }
+    }
+}
+
+/// Tells a description where this product's vector and inner matrix lie.
+fn point(p: &Product, desc: sys::cublasLtMatmulDesc_t) {
+    if let Some(vector) = &p.finish.vector() {
+        set(p, desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);
+    }
+    if let Some(inner) = &p.finish.inner() {
+        set(p, desc, Desc::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, inner);
     }
 }
 
@@ -292,10 +380,12 @@ fn alignment(at: u64) -> u32 {
 fn key(p: &Product) -> Key {
     let k = if p.transposed[0] { p.a.rows } else { p.a.cols };
     let [m, n, k] = [p.y.rows, p.y.cols, k].map(|n| n as u32);
-    let kinds = [p.transposed[0], p.transposed[1], p.a.bf16, p.y.bf16, p.bias.is_some(), p.add.is_some(), p.add == Some(p.y.at)];
+    let kinds = [p.transposed[0], p.transposed[1], p.a.bf16, p.y.bf16, p.add.is_some(), p.add == Some(p.y.at)];
     let kinds = kinds.iter().enumerate().fold(0, |all, (i, is)| all | u32::from(*is) << i);
-    let aligned = [p.a.at, p.b.at, p.add.unwrap_or(p.y.at), p.y.at].map(alignment);
-    [m, n, k, kinds, aligned[0], aligned[1], aligned[2], aligned[3]]
+    let aligned = |all: &[u64]| all.iter().fold(0, |word, at| word << 8 | alignment(*at).ilog2());
+    let operands = aligned(&[p.a.at, p.b.at, p.add.unwrap_or(p.y.at), p.y.at]);
+    let finish = aligned(&[p.finish.vector().unwrap_or(1), p.finish.inner().unwrap_or(1)]);
+    [m, n, k, kinds, p.finish.epilogue() as u32, operands, finish, 0]
 }
 
 #[track_caller]

@@ -1,7 +1,9 @@
-//! Attention's kernels on a GPU, and which of them serve: with bf16 and heads of 64 or 128 columns those on tensor cores
-//! (forward.cu, backward.cu), else those that go row by row (plain.cu).
+//! Attention on a GPU, and what serves: cuDNN where it was prepared for the shape and a sequence is one document; else, with bf16
+//! and heads of 64 or 128 columns, our own kernels on tensor cores (forward.cu, backward.cu), else those that go row by row
+//! (plain.cu).
 use super::Heads;
 use crate::device::Precision;
+use crate::device::cuda::cudnn::Sdpa;
 use crate::device::cuda::{Cuda, Grid};
 use crate::tensor::Tensor;
 
@@ -29,8 +31,15 @@ fn over(qkv: Tensor, h: Heads, rows: usize, heads: usize, threads: usize, shared
     Grid { shared, ..Grid::new([h.seq.div_ceil(rows), heads, qkv.rows / h.seq], [threads, 1, 1]) }
 }
 
+fn sdpa(qkv: Tensor, h: Heads) -> Sdpa {
+    Sdpa { batch: qkv.rows / h.seq, heads: h.q, kv_heads: h.kv, seq: h.seq, size: h.size }
+}
+
 pub fn forward(d: &Cuda, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
     let ([y_at, lse_at], [qkv_at]) = d.op([y, lse], [qkv]);
+    if starts.is_none() && d.attend(&sdpa(qkv, h), [y_at, lse_at], qkv_at) {
+        return;
+    }
     let [seq, q, kv, size] = [h.seq, h.q, h.kv, h.size].map(|n| n as u64);
     let starts = d.upload_some(starts);
     match tiled(d, h) {
@@ -48,8 +57,12 @@ pub fn forward(d: &Cuda, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: 
 pub fn backward(d: &Cuda, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
     let ([dqkv_at], [dy, y, lse, qkv_at]) = d.op([dqkv], [dy, y, lse, qkv]);
     let [seq, q, kv, size] = [h.seq, h.q, h.kv, h.size].map(|n| n as u64);
-    let (starts, count) = (d.upload_some(starts), qkv.rows * h.q);
+    let count = qkv.rows * h.q;
     let delta = d.scratch(4 * count);
+    if starts.is_none() && d.attend_backward(&sdpa(qkv, h), [dqkv_at, delta], [dy, y, lse, qkv_at]) {
+        return;
+    }
+    let starts = d.upload_some(starts);
     match tiled(d, h) {
         Some([_, to_delta, to_dq, to_dkv]) => {
             d.launch(to_delta, Grid::over(count * h.size / 8), &[delta, dy, y, count as u64]);

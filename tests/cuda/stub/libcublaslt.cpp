@@ -8,7 +8,10 @@
 //   .._BGRAD       with DGELU: bias[i] = Σ_j of the result        BGRADB  bias[j] = Σ_k op(B)[k,j]
 //
 // The workspace is overwritten by every product. What this cannot show: whether the real library has an algorithm for a
-// combination; here the heuristic finds two, whose results are the same.
+// combination; here the heuristic finds two, whose results are the same, and none for the epilogues of $STUB_NO_EPILOGUES
+// ("164,192"). What the documentation asks for is refused where it is missing: addresses of bias and aux before the search,
+// which looks at their alignment, a leading dimension of aux that is a multiple of 8, bias and aux of D's type, a workspace
+// on 256 bytes.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -49,7 +52,9 @@ struct Preference {
 struct Algorithm {
     uint64_t magic, workspace;
     uint32_t alignment[4];
-    uint64_t number, unused[3];
+    uint64_t number;
+    uint32_t pointers[2];   // alignment of bias and aux
+    uint64_t unused[2];
 };
 static_assert(sizeof(Algorithm) == 64, "cublasLtMatmulAlgo_t has 64 bytes");
 constexpr uint64_t MAGIC = 0x5354554258474d4dull;
@@ -132,6 +137,15 @@ void multiply(const Problem& p) {
         for (int64_t i = 0; i < (epilogue == BGRADB ? N : M); i++) store(p.d.bias, i, bias_type, sums[i]);
 }
 
+// Bytes that divide an address, up to 256.
+uint32_t alignment(uint64_t at) { return std::min<uint64_t>(at & (~at + 1), 256); }
+
+bool uses_bias(unsigned epilogue) { return epilogue & (BIAS | BGRAD | BGRADB); }
+bool uses_aux(unsigned epilogue) { return epilogue & AUX; }
+
+// Whether "4,164" lists a number.
+bool lists(const std::string& list, unsigned number) { return ("," + list + ",").find("," + std::to_string(number) + ",") != std::string::npos; }
+
 int refuse(const char* why) { return fprintf(stderr, "stub libcublasLt: %s\n", why), INVALID_VALUE; }
 
 // Shapes, types and epilogue, as far as they are known without pointers.
@@ -149,7 +163,12 @@ int check(Problem& p) {
     }
     if (p.a.type != p.b.type || (p.a.type == F32 && p.out.type == BF16)) return NOT_SUPPORTED;
     const bool epilogue = std::find(std::begin(KNOWN), std::end(KNOWN), d.epilogue) != std::end(KNOWN);
-    return d.scale == F32 && epilogue ? SUCCESS : NOT_SUPPORTED;
+    if (d.scale != F32 || !epilogue) return NOT_SUPPORTED;
+    if (uses_bias(d.epilogue) && !d.bias) return refuse("this epilogue needs a BIAS_POINTER");
+    if (uses_bias(d.epilogue) && d.bias_type >= 0 && d.bias_type != p.out.type) return NOT_SUPPORTED;
+    if (uses_aux(d.epilogue) && (!d.aux || d.aux_ld < p.M || d.aux_ld % 8)) return refuse("EPILOGUE_AUX: no pointer, or a wrong leading dimension");
+    if (uses_aux(d.epilogue) && d.aux_type >= 0 && d.aux_type != p.out.type) return NOT_SUPPORTED;
+    return SUCCESS;
 }
 
 // Attributes come as a number, a buffer and its size, which must be that of the field.
@@ -201,11 +220,14 @@ STUB_API int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a, v
     Problem p{*(Description*)description, *(Layout*)a, *(Layout*)b, *(Layout*)c, *(Layout*)d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     *found = 0;
     if (int status = check(p)) return status;
+    if (lists(stub::setting("STUB_NO_EPILOGUES", ""), p.d.epilogue)) return NOT_SUPPORTED;
     const Preference& wanted = *(Preference*)preference;
     for (int i = 0; i < std::min(requested, 2); i++) {
         memset(&results[i], 0, sizeof results[i]);
         results[i].algorithm.magic = MAGIC;
         results[i].algorithm.number = i;
+        results[i].algorithm.pointers[0] = alignment(p.d.bias);
+        results[i].algorithm.pointers[1] = alignment(p.d.aux);
         results[i].algorithm.workspace = results[i].workspace = std::min<uint64_t>(wanted.workspace, 1 << 20);
         memcpy(results[i].algorithm.alignment, wanted.alignment, sizeof wanted.alignment);
         results[i].waves = 1;
@@ -227,10 +249,10 @@ STUB_API int cublasLtMatmul(void*, void* description, const void* alpha, const v
     const uint64_t pointers[] = {p->A, p->B, p->C, p->D};
     for (int i = 0; i < 4; i++)
         if (pointers[i] % algorithm->alignment[i]) return refuse("a pointer is less aligned than was promised to the heuristic");
+    if ((uint64_t)workspace % 256) return refuse("the workspace does not lie on 256 bytes");
     const unsigned epilogue = p->d.epilogue;
-    const bool uses_aux = epilogue & AUX, uses_bias = epilogue & (BIAS | BGRAD | BGRADB);
-    if (uses_aux && (!p->d.aux || p->d.aux_ld < p->M || p->d.aux_ld % 8)) return refuse("EPILOGUE_AUX: no pointer, or a wrong leading dimension");
-    if (uses_bias && !p->d.bias) return refuse("this epilogue needs a BIAS_POINTER");
+    if (uses_bias(epilogue) && p->d.bias % algorithm->pointers[0]) return refuse("the bias is less aligned than in the search");
+    if (uses_aux(epilogue) && p->d.aux % algorithm->pointers[1]) return refuse("aux is less aligned than in the search");
 
     stub::Operation op;
     op.text = "matmul m=" + std::to_string(p->M) + " n=" + std::to_string(p->N) + " k=" + std::to_string(p->K) + " op=" +
@@ -242,13 +264,13 @@ STUB_API int cublasLtMatmul(void*, void* description, const void* alpha, const v
         op.text += " c:" + stub::show(C);
         op.accesses.push_back(stub::reads(C, extent(p->c)));
     }
-    if (uses_bias) {
+    if (uses_bias(epilogue)) {
         const bool written = !(epilogue & BIAS);
         const size_t bytes = (epilogue == BGRADB ? p->N : p->M) * size_of(p->d.bias_type < 0 ? p->out.type : p->d.bias_type);
         op.text += std::string(written ? " bias-w:" : " bias-r:") + stub::show((void*)p->d.bias);
         op.accesses.push_back({p->d.bias, bytes, written});
     }
-    if (uses_aux) {
+    if (uses_aux(epilogue)) {
         const bool written = (epilogue & DGELU) != DGELU;
         const size_t bytes = ((p->N - 1) * p->d.aux_ld + p->M) * size_of(p->d.aux_type < 0 ? p->out.type : p->d.aux_type);
         op.text += std::string(written ? " aux-w:" : " aux-r:") + stub::show((void*)p->d.aux);

@@ -1,0 +1,107 @@
+//! A linear layer and a nonlinearity, one behind the other, as an MLP has them.
+//!
+//! ```text
+//! forward     inner = x Wᵀ + b        act = f(inner)                       x (n, C), W (F, C), act (n, F)
+//! backward    dact  = dy W            dinner = dact f′(inner)              dy, y (n, C), W (C, F): the layer behind
+//!             dW += dyᵀ act           db += Σ_rows dy
+//! ```
+//! `inner` and `dinner` are (n, F), for SwiGLU (n, 2F). On the CPU these are [`linear`] and [`activation`], one after the other.
+//!
+//! On a GPU, GELU is the end of its product (cuBLASLt's epilogues `GELU_AUX_BIAS` and `DGELU`), where F is a multiple of 8 and the
+//! library has an algorithm. `inner` is then what the library keeps for the backward, in the activations' own type: the sum
+//! with the bias, before GELU, so that either side may be fused without the other; `dact` is left as it was. The library's
+//! GELU is the tanh form, as ours. Its ReLU makes a NaN 0, where ours does not, and keeps bits for the backward: ReLU has its own
+//! kernels, as SwiGLU has, which reads two columns for one.
+use super::activation::{self, Activation};
+use super::linear;
+use super::rows::or_empty;
+use crate::device::Device;
+use crate::device::cuda::{Finish, Product};
+use crate::tensor::Tensor;
+
+/// act = f(inner), inner = x Wᵀ + b.
+pub fn forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>) {
+    if !fused_forward(dev, kind, act, inner, x, w, b) {
+        linear::forward(dev, inner, x, w, b, None);
+        activation::forward(dev, kind, act, inner);
+    }
+}
+
+/// The gradient before the nonlinearity, from that behind the layer after it, whose parameters' gradients are added to.
+/// `dact` is room for the gradient between the two.
+pub fn backward(
+    dev: &Device,
+    kind: Activation,
+    dinner: Tensor,
+    dact: Tensor,
+    dw: Tensor,
+    db: Option<Tensor>,
+    dy: Tensor,
+    act: Tensor,
+    inner: Tensor,
+    w: Tensor,
+) {
+    if !fused_backward(dev, kind, dinner, dw, db, dy, act, inner, w) {
+        linear::backward(dev, dact, dw, db, dy, act, w);
+        activation::backward(dev, kind, dinner, dact, inner);
+    }
+}
+
+/// Whether it was done.
+fn fused_forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>) -> bool {
+    let Device::Cuda(d) = dev else { return false };
+    if kind != Activation::Gelu {
+        return false;
+    }
+    assert_eq!(
+        (act.rows, act.cols, act.rows, w.cols),
+        (inner.rows, inner.cols, x.rows, x.cols),
+        "mlp: {act:?}, {inner:?}, {x:?}"
+    );
+    assert!(w.rows == act.cols && b.is_none_or(|b| b.len() == w.rows), "mlp: w {w:?}, b {b:?} of {act:?}");
+    let ([act_at, inner_at], [x_at, w_at, bias]) = d.op([act, inner], [x, w, or_empty(b)]);
+    let finish = Finish::Gelu { inner: inner_at, bias: (bias != 0).then_some(bias) };
+    let [y, a, b] = [d.operand(act, act_at), d.operand(x, x_at), d.operand(w, w_at)];
+    let product = Product { y, a, b, transposed: [false, true], add: None, finish };
+    let offered = d.offers(&product);
+    if offered {
+        let _at = dev.tally("linear forward", 2 * x.len() * w.rows, &[act, inner, x, w]);
+        d.multiply(&product);
+    }
+    offered
+}
+
+/// Whether it was done.
+fn fused_backward(
+    dev: &Device,
+    kind: Activation,
+    dinner: Tensor,
+    dw: Tensor,
+    db: Option<Tensor>,
+    dy: Tensor,
+    act: Tensor,
+    inner: Tensor,
+    w: Tensor,
+) -> bool {
+    let Device::Cuda(d) = dev else { return false };
+    if kind != Activation::Gelu {
+        return false;
+    }
+    assert!([dinner, act].iter().all(|t| (t.rows, t.cols) == (inner.rows, inner.cols)), "mlp: {dinner:?}, {act:?}, {inner:?}");
+    assert!((w.rows, w.cols) == (dy.cols, act.cols) && dy.rows == act.rows, "mlp: w {w:?}, dy {dy:?} of {act:?}");
+    assert!((dw.rows, dw.cols) == (w.rows, w.cols) && db.is_none_or(|b| b.len() == w.rows), "mlp: dw {dw:?}, db {db:?} of {w:?}");
+    let ([dinner_at, dw_at, db_at], [dy_at, act_at, inner_at, w_at]) = d.op([dinner, dw, or_empty(db)], [dy, act, inner, w]);
+    let [y, a, b] = [d.operand(dinner, dinner_at), d.operand(dy, dy_at), d.operand(w, w_at)];
+    let finish = Finish::GeluSlope { inner: inner_at };
+    let product = Product { y, a, b, transposed: [false, false], add: None, finish };
+    let offered = d.offers(&product);
+    if offered {
+        {
+            let _at = dev.tally("linear dx", 2 * dy.len() * act.cols, &[dinner, dy, inner, w]);
+            d.multiply(&product);
+        }
+        let _at = dev.tally("linear dW", 2 * dy.len() * act.cols, &[dw, dw, dy, act]);
+        linear::to_parameters(d, d.operand(dw, dw_at), db_at, a, d.operand(act, act_at));
+    }
+    offered
+}
