@@ -63,10 +63,10 @@ fn with_kernels(run: &Run, launch: &Launch, gpu: Arc<Gpu>) -> Result<Chosen> {
 }
 
 /// What a model asks of a GPU beside its plan.
-pub fn extent(model: &Decoder) -> Extent {
+pub fn extent(model: &Decoder, ranks: usize) -> Extent {
     let (c, shape) = (model.config(), model.shape());
     let width = c.width.max(c.up_rows()).max(c.heads(1).width());
-    Extent { activations: model.activations(), rows: shape.micro_batch * shape.seq, width, heads: c.heads }
+    Extent { activations: model.activations(), rows: shape.micro_batch * shape.seq, width, heads: c.heads, ranks }
 }
 
 impl Chosen {
@@ -95,14 +95,17 @@ impl Chosen {
         }
     }
 
+    fn extent(&self, model: &Decoder) -> Extent {
+        extent(model, self.seats.len())
+    }
     /// Bytes beside the plan's.
     pub fn beside(&self, run: &Run, plan: &Plan, model: &Decoder) -> u64 {
-        cuda::beside(plan, &extent(model), run.system.precision) as u64
+        cuda::beside(plan, &self.extent(model), run.system.precision) as u64
     }
     /// The rows of the memory table.
     pub fn rows(&self, run: &Run, plan: &Plan, model: &Decoder) -> Vec<(&'static str, u64)> {
         let kind = |kind: Kind| plan.bytes(kind) as u64;
-        let planned = cuda::planned(plan, &extent(model), run.system.precision) as u64;
+        let planned = cuda::planned(plan, &self.extent(model), run.system.precision) as u64;
         let (parameters, gradients, optimizer) = (kind(Kind::Parameters), kind(Kind::Gradients), kind(Kind::Optimizer));
         vec![
             ("parameters", parameters),
@@ -139,7 +142,7 @@ impl Chosen {
                 memory::table(&rows, None)
             );
         }
-        let device = Cuda::new(&self.gpu, plan, &extent(model), run.system.precision, &self.kernels)?;
+        let device = Cuda::new(&self.gpu, plan, &self.extent(model), run.system.precision, &self.kernels)?;
         Ok(Device::Cuda(Box::new(device)))
     }
 }

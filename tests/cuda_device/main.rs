@@ -5,6 +5,7 @@
 //! scene      builds the stubs, starts the program          orders     streams in any order; each event left out is seen
 //! families   losses are the CPU's, and the goldens'        refused    what is missing is a sentence
 //! ranks      two of them, by NCCL and by MPI               launches   one step's launches, as a file
+//! waits      the host waits once a step                    
 //! ```
 mod families;
 mod launches;
@@ -15,3 +16,4 @@ mod program;
 mod ranks;
 mod refused;
 mod scene;
+mod waits;
