@@ -46,10 +46,10 @@ pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f
             let f = Factors::new(step, 0.0);
             // of the kernel: its `Step`
             let numbers = [f.beta1, f.beta2, f.rest1, f.rest2, step.lr as f32, f.rate, f.root, f.eps, 0.0];
-            let factors = d.upload(&numbers.map(f32::to_bits));
+            let factors = d.upload_once(&numbers.map(f32::to_bits));
             let scale = match step.verdict {
                 Verdict::OnDevice => d.verdict(),
-                known => d.upload(&[known.scale().to_bits(), 0]),
+                known => d.upload_once(&[known.scale().to_bits(), 0]),
             };
             let (skip, n) = (scale + 4, w.len() as u64);
             let arguments = [at, m, v, d.copy_of(w), g, factors, scale, skip, float(decay), n, w.at as u64, 0];

@@ -5,9 +5,10 @@
 //! scene      builds the stubs, starts the program          orders     streams in any order; each event left out is seen
 //! families   losses are the CPU's, and the goldens'        refused    what is missing is a sentence
 //! ranks      two of them, by NCCL and by MPI               launches   one step's launches, as a file
-//! waits      the host waits once a step                    
+//! waits      the host waits once a step                     grid       every family in every layout
 //! ```
 mod families;
+mod grid;
 mod launches;
 mod orders;
 #[path = "../cli/program.rs"]

@@ -1,9 +1,9 @@
 //! The host sends a step's work and goes on: it waits for the GPU once a step, for what it hears of the step before.
 use crate::scene::{Run, tiny};
 
-/// The lines of each step that has another before and after it: of six steps, the third to the fifth.
+/// The lines from a step's verdict to the next one's: of seven steps, behind the fourth, when all memory has been taken.
 fn steady_steps(options: &str, ranks: usize) -> Option<Vec<Vec<String>>> {
-    let run = Run::cuda(tiny())?.and(options).and("--steps 6").ranks(ranks);
+    let run = Run::cuda(tiny())?.and(options).and("--steps 7").ranks(ranks);
     let log = run.out.path().join("log-%r");
     let run = run.with("STUB_LOG", log.to_str().unwrap());
     run.job().done();
@@ -11,8 +11,8 @@ fn steady_steps(options: &str, ranks: usize) -> Option<Vec<Vec<String>>> {
     // A step ends with the update of the last group, and with what gathers the weights.
     let lines: Vec<String> = log.lines().map(String::from).collect();
     let ends: Vec<usize> = (0..lines.len()).filter(|i| lines[*i].contains("] judge ")).collect();
-    assert_eq!(ends.len(), 6, "{log}");
-    Some(ends[1..].windows(2).take(3).map(|w| lines[w[0]..w[1]].to_vec()).collect())
+    assert_eq!(ends.len(), 7, "{log}");
+    Some(ends[3..].windows(2).map(|w| lines[w[0]..w[1]].to_vec()).collect())
 }
 
 #[test]
@@ -44,16 +44,50 @@ fn the_host_waits_once_a_step_and_for_the_step_before() {
     }
 }
 
-/// A step that is not finite is told of when the next one has been sent. By then it has changed nothing, and no checkpoint has it.
+/// A step that is not finite is told of when the next one has been sent. By then neither has changed anything.
 #[test]
-fn what_is_not_finite_ends_the_run_by_its_step() {
+fn what_is_not_finite_changes_no_weight_and_ends_the_run_by_its_step() {
+    let diverging = format!("{} --steps 9 --lr 1e30 --warmup-steps 0", tiny());
+    let cpu = Run::cpu(&format!("--device cpu {diverging}")).job().run().with_code(1);
+    let said = cpu.sentence(&["not finite", "rank 0"]);
+    let step: usize = said.split("step ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
     for (options, ranks) in [("", 1), ("--comm nccl --zero 1", 2), ("--comm mpi", 2)] {
-        let Some(run) = Run::cuda(tiny()) else { return };
-        let run = run.and(&format!("{options} --steps 9 --lr 1e30 --warmup-steps 0")).ranks(ranks);
-        let said = run.job().run().with_code(1).sentence(&["not finite", "rank 0"]).to_string();
-        let cpu = Run::cpu(&format!("--device cpu {} --steps 9 --lr 1e30 --warmup-steps 0", tiny())).ranks(ranks);
-        let there = cpu.job().run().with_code(1).sentence(&["not finite", "rank 0"]).to_string();
-        let step = |text: &str| text.split("step ").nth(1).unwrap().split(':').next().unwrap().to_string();
-        assert_eq!(step(&said), step(&there), "{options}: `{said}`, on CPUs `{there}`");
+        let Some(run) = Run::cuda(&format!("{diverging} {options}")) else { return };
+        let log = run.out.path().join("log-%r");
+        let run = run.ranks(ranks).with("STUB_RACES", "1").with("STUB_TOUCHED", "adamw").with("STUB_LOG", log.to_str().unwrap());
+        let ended = run.job().run().with_code(1);
+        ended.sentence(&[&format!("step {step}: "), "not finite", "rank 0"]);
+        let log = std::fs::read_to_string(run.out.path().join("log-0")).unwrap();
+        // Of each step, from its verdict on.
+        let steps: Vec<bool> =
+            log.split("] judge ").skip(1).map(|step| step.contains("adamw wrote") && !writes_nothing(step)).collect();
+        assert!(steps.len() > step, "{options}: {steps:?}");
+        for (i, writes) in steps.iter().enumerate() {
+            assert_eq!(*writes, i + 1 < step, "{options}: step {} of a run whose step {step} is not finite: {steps:?}", i + 1);
+        }
+        assert_eq!(run.left().len(), step - 1, "{options}: rows");
+    }
+}
+
+fn writes_nothing(step: &str) -> bool {
+    step.lines().filter(|line| line.contains("adamw wrote")).all(|line| line.ends_with("wrote 0 bytes"))
+}
+
+/// A run that is asked to stop hears of it one step late, on all ranks alike, and goes on from there to the same losses.
+#[test]
+fn a_run_out_of_time_stops_with_a_checkpoint_and_goes_on() {
+    for (options, ranks) in [("", 1), ("--comm nccl --zero 1", 2)] {
+        let options = format!("{} --schedule constant --warmup-steps 0 {options}", tiny());
+        let run = |steps: usize| Some(Run::cuda(&options)?.ranks(ranks).and(&format!("--steps {steps}")));
+        let Some(stopped) = run(1_000_000) else { return };
+        let stopped = stopped.and("--max-time 4");
+        stopped.job().run().with_code(75);
+        let before = stopped.left();
+        let steps = before.len() + 3;
+        let on = stopped.and(&format!("--max-time 3600 --steps {steps}"));
+        on.job().done();
+        let whole = run(steps).expect("as before").steps();
+        assert_eq!(before[..], whole[..before.len()], "{options}");
+        assert_eq!(on.left(), whole, "{options}");
     }
 }

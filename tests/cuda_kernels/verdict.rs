@@ -27,9 +27,8 @@ fn a_gpu_judges_as_a_host_does() {
     ] {
         let words: Vec<f64> = losses.iter().zip(squares).flat_map(|(l, s)| [*l, s, f64::NAN, f64::NAN]).collect();
         for limit in [None, Some(1.0), Some(6.0)] {
-            let (scale, skip) = (Buffer::fresh(4), Buffer::fresh(4));
-            let arguments = arguments![&scale, &skip, &Buffer::of(&words), 3, limit.unwrap_or(0.0)];
-            sim.launch("judge", 1, 1, 0, arguments);
+            let (scale, skip, words) = (Buffer::fresh(4), Buffer::fresh(4), Buffer::of(&words));
+            sim.launch("judge", 1, 1, 0, arguments![&scale, &skip, &words, 3, limit.unwrap_or(0.0)]);
             let expected = Verdict::of(losses.iter().sum(), squares.iter().sum::<f64>().sqrt(), limit);
             let found = match skip.to_vec::<u32>()[0] {
                 0 => Verdict::Scale(scale.to_vec::<f32>()[0]),

@@ -277,11 +277,15 @@ impl Cuda {
 
     /// Numbers for a kernel; they stay until some more have been uploaded.
     pub fn upload(&self, numbers: &[u32]) -> u64 {
-        self.uploads.send(&self.gpu, numbers, self.lanes.for_op())
+        self.uploads.send(&self.gpu, numbers, false, self.lanes.for_op())
     }
-    /// The address of numbers that may be missing: null.
+    /// The same for numbers that several ops ask for, one soon after the other: sent once.
+    pub fn upload_once(&self, numbers: &[u32]) -> u64 {
+        self.uploads.send(&self.gpu, numbers, true, self.lanes.for_op())
+    }
+    /// [`Cuda::upload_once`] for numbers that may be missing: null.
     pub fn upload_some(&self, numbers: Option<&[u32]>) -> u64 {
-        numbers.map_or(0, |numbers| self.upload(numbers))
+        numbers.map_or(0, |numbers| self.upload_once(numbers))
     }
 
     /// Room for partial sums until the op ends. Panics where it was not counted.

@@ -5,7 +5,7 @@
 //! GPU            |    |    …     |    …     |    …     |    |     and there the stream's order does the same
 //! ```
 //! The ring holds the uploads of several passes, so that the host waits only where it is that far ahead of the GPU. Numbers
-//! that were among the last to be sent (the positions, which each layer asks for) lie there still, and are not sent again.
+//! that are asked for again and again (the positions, by each layer) lie there still, and are not sent each time.
 use super::driver::{Event, Gpu, Memory, Pinned, Stream};
 use crate::error::Result;
 use std::collections::VecDeque;
@@ -55,14 +55,15 @@ impl Uploads {
     }
 
     /// Where the numbers lie on the GPU, for kernels that are put into the stream before the next few uploads.
-    pub fn send(&self, gpu: &Arc<Gpu>, numbers: &[u32], stream: &Stream) -> u64 {
+    /// `again`: those that were sent before may still be there.
+    pub fn send(&self, gpu: &Arc<Gpu>, numbers: &[u32], again: bool, stream: &Stream) -> u64 {
         let bytes = size_of_val(numbers);
         assert!(bytes <= self.length / PASSES, "an upload of {bytes} bytes in a ring of {}", self.length);
         let mut ring = self.ring.lock().expect("uploads");
         let at = |place: usize| place % self.length;
         // SAFETY: the bytes lie within the ring, and nobody writes there while the lock is held.
         let is_there = |sent: &&Sent| sent.bytes == bytes && unsafe { same(self.host.at.add(at(sent.place)), numbers) };
-        if let Some(sent) = ring.sent.iter().rev().take(RECENT).find(is_there) {
+        if let Some(sent) = ring.sent.iter().rev().take(if again { RECENT } else { 0 }).find(is_there) {
             return self.gpu.at + at(sent.place) as u64;
         }
         // An upload lies in one piece: what is too long for the end of the ring begins at its beginning.

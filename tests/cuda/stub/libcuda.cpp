@@ -4,7 +4,8 @@
 //   STUB_DEVICES=N      GPUs (default 1)
 //   STUB_DRIVER=N       version of CUDA that the driver is for (default 13000)
 //   STUB_CAPABILITY=N   90 for an H100
-// and those of streams.h and memory.h.
+//   STUB_TOUCHED=KERNEL with STUB_RACES: a line in the log tells how many bytes each run of this kernel wrote
+// and those of streams.h, races.h and memory.h.
 #include <dlfcn.h>
 #include <signal.h>
 
@@ -123,6 +124,11 @@ int launch(Kernel& kernel, const unsigned grid[3], const unsigned block[3], unsi
         if (sim.touched_end) {
             const auto keep = [](void*, uint64_t at, size_t bytes, bool written) { touched.push_back({at, bytes, written}); };
             sim.touched_end(keep, nullptr);
+            if (name == stub::setting("STUB_TOUCHED", "")) {
+                size_t bytes = 0;
+                for (const stub::Access& access : touched) bytes += access.write ? access.bytes : 0;
+                record("touched: " + name + " wrote " + std::to_string(bytes) + " bytes");
+            }
         }
         if (failed) {
             complain("kernel " + name + " did not finish");
