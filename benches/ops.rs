@@ -11,6 +11,7 @@ use llm_train::ops::adamw::{self, Step};
 use llm_train::ops::attention::{self, Heads};
 use llm_train::ops::norm::{self, Norm};
 use llm_train::ops::rope::{self, Scaling};
+use llm_train::ops::verdict::Verdict;
 use llm_train::ops::{elementwise, embedding, linear, loss, qk_norm};
 use llm_train::tensor::{Kind, Plan};
 use std::time::Duration;
@@ -44,7 +45,7 @@ fn ops(c: &mut Criterion) {
             dev.write(t, &(0..t.len()).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect::<Vec<_>>());
         }
         let tokens: Vec<u32> = (0..ROWS as u32).map(|i| i.wrapping_mul(2_654_435_761) % 50_257).collect();
-        let adam = Step { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, t: 10, scale: 1.0 };
+        let adam = Step { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, t: 10, verdict: Verdict::Scale(1.0) };
         let gelu = Activation::Gelu;
 
         let mut bench = |name: &str, op: &(dyn Fn(&Device) + Sync)| {

@@ -2,6 +2,7 @@
 use llm_train::device::{Device, Precision};
 use llm_train::model::{Config, Decoder, Input, Recompute, Shape};
 use llm_train::ops::elementwise;
+use llm_train::ops::verdict::Verdict;
 use llm_train::optim::{AdamW, Hyper};
 use llm_train::tensor::{Plan, Tensor};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -51,7 +52,7 @@ fn a_step_allocates_nothing_once_the_first_have_run() {
                 let norm: f64 =
                     model.groups().iter().map(|g| elementwise::square_sum(&dev, Tensor::range(g.grads.start, g.grads.end))).sum();
                 assert!(norm > 0.0);
-                adamw.step(&dev, 1e-3, t, 1.0);
+                adamw.step(&dev, 1e-3, t, Verdict::Scale(1.0));
             };
             (1..=3).for_each(&mut step);
             let before = TAKEN.load(Ordering::Relaxed);

@@ -12,7 +12,8 @@ use llm_train::model::Input;
 use llm_train::ops::elementwise::square_sum;
 use llm_train::ops::gemm::kernels::{PORTABLE, choose};
 use llm_train::ops::gemm::{Kernel, micro::Block};
-use llm_train::optim::{Schedule, clip_factor};
+use llm_train::ops::verdict::Verdict;
+use llm_train::optim::Schedule;
 use llm_train::tensor::{Plan, Tensor};
 use program::{alone, ranks};
 use std::path::Path;
@@ -57,7 +58,7 @@ fn losses(steps: usize, make: impl Fn(&Plan) -> Device) -> Vec<f64> {
         }
         let squares = model.groups().iter().map(|g| square_sum(&dev, Tensor::range(g.grads.start, g.grads.end)));
         let norm = squares.sum::<f64>().sqrt();
-        optim.step(&dev, schedule.lr(step), step + 1, clip_factor(norm, o.clip));
+        optim.step(&dev, schedule.lr(step), step + 1, Verdict::of(0.0, norm, o.clip));
         loss / targets
     };
     dev.install(|| (0..steps as u64).map(step).collect())

@@ -41,8 +41,8 @@ pub trait Collective: Send + Sync {
     fn reduce_scatter(&self, loan: Loan) -> Ticket;
     /// [`Collective::reduce_scatter`], then [`Collective::all_gather`] of the sums.
     fn all_reduce(&self, loan: Loan) -> Ticket;
-    /// The next tensor belongs to this group: for messages of what goes wrong.
-    fn about(&self, _group: usize) {}
+    /// The next tensor belongs to this group, or to the step's numbers: for messages of what goes wrong.
+    fn about(&self, _group: Option<usize>) {}
     /// Fills the loan with every rank's own block of it.
     fn all_gather(&self, loan: Loan) -> Ticket;
     /// Everyone's few numbers, in rank order. All give equally many.

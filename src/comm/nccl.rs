@@ -25,6 +25,9 @@ const IN_PROGRESS: c_int = 7;
 const FLOAT: c_int = 7;
 const SUM: c_int = 0;
 
+/// Stands for no group.
+const NUMBERS: usize = usize::MAX;
+
 /// `ncclUniqueId`
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -106,7 +109,7 @@ struct Link {
     gpu: Arc<Gpu>,
     /// What is under way, in order, each with its end and its beginning.
     under_way: Mutex<VecDeque<(String, Arc<Event>, Instant)>>,
-    /// Whose gradients or weights the next call is about.
+    /// Whose gradients or weights the next call is about; [`NUMBERS`]: the step's numbers.
     group: AtomicUsize,
     over: AtomicBool,
 }
@@ -174,7 +177,10 @@ impl Network {
     /// Puts a call into the communication stream.
     fn start(&self, mut loan: Loan, name: &str, call: impl FnOnce(&Api, *mut f32, usize, Comm, Stream) -> c_int) -> Ticket {
         let (link, len) = (&self.link, loan.len());
-        let what = format!("{name} of group {}", link.group.load(Ordering::Relaxed));
+        let what = match link.group.load(Ordering::Relaxed) {
+            NUMBERS => format!("{name} of the step's numbers"),
+            group => format!("{name} of group {group}"),
+        };
         let lent = loan.on_gpu().expect("NCCL sums what lies on a GPU");
         let end = lent.on_gpu(|at, stream| {
             let mut code = call(&link.api, at as *mut f32, len, link.comm, stream);
@@ -251,8 +257,8 @@ impl Collective for Beside<'_> {
     fn size(&self) -> usize {
         self.words.size()
     }
-    fn about(&self, group: usize) {
-        self.network.link.group.store(group, Ordering::Relaxed);
+    fn about(&self, group: Option<usize>) {
+        self.network.link.group.store(group.unwrap_or(NUMBERS), Ordering::Relaxed);
     }
     fn reduce_scatter(&self, loan: Loan) -> Ticket {
         let own = block(loan.len(), self.network.rank, self.network.size);

@@ -87,10 +87,10 @@ fn load(launch: &Launch, gpu: &Arc<Gpu>, of: Sdpa) -> Result<Attention> {
 }
 
 /// What a model asks of a GPU beside its plan.
-pub fn extent(model: &Decoder) -> Extent {
+pub fn extent(model: &Decoder, ranks: usize) -> Extent {
     let (c, shape) = (model.config(), model.shape());
     let width = c.width.max(c.up_rows()).max(c.heads(1).width());
-    Extent { activations: model.activations(), rows: shape.micro_batch * shape.seq, width, heads: c.heads }
+    Extent { activations: model.activations(), rows: shape.micro_batch * shape.seq, width, heads: c.heads, ranks }
 }
 
 impl Chosen {
@@ -158,15 +158,18 @@ impl Chosen {
         }
     }
 
+    fn extent(&self, model: &Decoder) -> Extent {
+        extent(model, self.seats.len())
+    }
     /// Bytes beside the plan's.
     pub fn beside(&self, run: &Run, plan: &Plan, model: &Decoder) -> u64 {
         let workspace = self.attention.as_ref().map_or(0, |a| a.workspace_of(model.shape().micro_batch));
-        (cuda::beside(plan, &extent(model), run.system.precision) + workspace) as u64
+        (cuda::beside(plan, &self.extent(model), run.system.precision) + workspace) as u64
     }
     /// The rows of the memory table.
     pub fn rows(&self, run: &Run, plan: &Plan, model: &Decoder) -> Vec<(&'static str, u64)> {
         let kind = |kind: Kind| plan.bytes(kind) as u64;
-        let planned = cuda::planned(plan, &extent(model), run.system.precision) as u64;
+        let planned = cuda::planned(plan, &self.extent(model), run.system.precision) as u64;
         let (parameters, gradients, optimizer) = (kind(Kind::Parameters), kind(Kind::Gradients), kind(Kind::Optimizer));
         vec![
             ("parameters", parameters),
@@ -204,7 +207,7 @@ impl Chosen {
             );
         }
         let precision = run.system.precision;
-        let device = Cuda::new(&self.gpu, plan, &extent(model), precision, &self.kernels, self.attention.clone())?;
+        let device = Cuda::new(&self.gpu, plan, &self.extent(model), precision, &self.kernels, self.attention.clone())?;
         Ok(Device::Cuda(Box::new(device)))
     }
 }

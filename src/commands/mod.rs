@@ -1,4 +1,5 @@
 //! The commands, one file each, and the command line that leads to them.
+pub mod account;
 pub mod bench;
 pub mod cli;
 pub mod energy;

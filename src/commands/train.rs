@@ -1,18 +1,17 @@
 //! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
 use crate::checkpoint;
-use crate::commands::energy::{self, Meter};
+use crate::commands::account::{Accounts, Sent};
+use crate::commands::energy::Meter;
 use crate::commands::mlperf;
 use crate::commands::output::Output;
 use crate::commands::session::Session;
 use crate::config::Run;
 use crate::data::{Batch, Loader};
 use crate::error::Result;
-use crate::failed;
 use crate::launch::{self, Launch, deadline, signals};
-use crate::metrics::{REACHED, STOPPED, StepRecord};
+use crate::metrics::{REACHED, STOPPED};
 use crate::model::Input;
-use crate::optim::clip_factor;
-use crate::parallel::{Clock, Parallel, Settled};
+use crate::parallel::Parallel;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -50,7 +49,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
     let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), None);
-    let mut step_time = Duration::ZERO;
+    let mut accounts = Accounts::default();
     if s.from >= s.steps {
         output.console.say(&format!("nothing left to do: step {} of {} is done", s.from, s.steps));
     }
@@ -64,33 +63,23 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
             loss += s.model.forward_backward(&s.dev, &input(batch), (1.0 / targets) as f32, &mut on);
         }
         let last = step + 1 == s.steps;
-        let due = |every: Option<u64>| every.is_some_and(|n| (step + 1).is_multiple_of(n));
-        // To go on takes what is due now, another step, and a checkpoint. An evaluation that was never timed: each of its
-        // passes as long as one of training.
-        step_time = step_time.max(began.elapsed());
+        let (evaluates, saves) = (is_due(run.eval.every, step), is_due(run.checkpoint.every, step));
+        // An evaluation that was never timed: each of its passes as long as one of training.
+        let step_time = accounts.step_time.max(began.elapsed());
         let evaluation = eval_time.unwrap_or_else(|| step_time * passes(s) / micro_steps as u32);
-        let due_now = [(due(run.eval.every), evaluation), (due(run.checkpoint.every), save_time)];
-        let due_now: Duration = due_now.iter().filter(|(due, _)| *due).map(|(_, time)| *time).sum();
-        let settled = parallel.settle(loss, must_stop(run, launch, due_now + step_time + save_time), meter.lap());
-        refuse_what_is_not_finite(&settled, launch, output, step + 1)?;
+        let needed = until_the_next_word(run, step, parallel.lag(), step_time, evaluation, save_time);
+        let verdict = parallel.settle(loss, must_stop(run, launch, needed), meter.lap(), run.optim.clip);
         let updating = Instant::now();
-        s.optim.step(&s.dev, s.schedule.lr(step), step + 1, clip_factor(settled.norm, run.optim.clip));
+        s.optim.step(&s.dev, s.schedule.lr(step), step + 1, verdict);
         let updated = updating.elapsed();
         parallel.publish();
 
-        let clock = parallel.take_clock();
-        step_time = began.elapsed();
-        let row = StepRecord {
-            energy: energy::of(settled.also),
-            ..record(s, output, step, &settled, step_time, waited, updated, &clock)
-        };
-        launch::check(output.step(&row));
-        if step == s.from {
-            launch::check(output.first_step(launch.elapsed()));
-        }
-        let stop = settled.word > 0.0;
+        accounts.send(Sent { step, began, waited, updated, clock: parallel.take_clock() });
+        let all = step == s.from || last || evaluates || saves;
+        accounts.close(all, &mut parallel, launch, s, output)?;
+        let stop = accounts.stop;
         let mut reached = false;
-        if last || (due(run.eval.every) && !stop) {
+        if last || (evaluates && !stop) {
             let evaluating = Instant::now();
             parallel.finish();
             let loss = evaluate(launch, s, output, step + 1);
@@ -101,10 +90,10 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         if last || stop {
             let success = reached || (last && run.train.target_loss.is_none());
             launch::check(output.log(|log| log.end(s.consumed(step + 1), success)));
-        } else if due(run.eval.every) {
+        } else if evaluates {
             launch::check(output.log(|log| log.block(s.consumed(step + 1))));
         }
-        if due(run.checkpoint.every) || (last && run.checkpoint.at_end) || stop {
+        if saves || (last && run.checkpoint.at_end) || stop {
             let saving = Instant::now();
             parallel.finish();
             // Before the checkpoint is there: a run that goes on from it needs the rows of its steps.
@@ -150,6 +139,27 @@ fn must_stop(run: &Run, launch: &Launch, needed: Duration) -> f64 {
     f64::from(signals::asked() || left < MARGIN * needed.as_secs_f64())
 }
 
+/// Whether what happens every so many steps happens at the end of this one.
+fn is_due(every: Option<u64>, step: u64) -> bool {
+    every.is_some_and(|n| (step + 1).is_multiple_of(n))
+}
+
+/// To go on takes what is due before the next word is heard, the steps until then, and a checkpoint. Where the host is `lag`
+/// steps behind, the device has yet to begin with the step whose word is sent, maybe is not done with the one before, and the
+/// next word is heard a step later.
+fn until_the_next_word(
+    run: &Run,
+    step: u64,
+    lag: u32,
+    of_step: Duration,
+    of_evaluation: Duration,
+    of_save: Duration,
+) -> Duration {
+    let due = |(every, time)| (step..=step + u64::from(lag)).filter(|step| is_due(every, *step)).count() as u32 * time;
+    let due: Duration = [(run.eval.every, of_evaluation), (run.checkpoint.every, of_save)].map(due).iter().sum();
+    due + (1 + 3 * lag) * of_step + of_save
+}
+
 /// Forward passes of an evaluation on this rank.
 fn passes(s: &Session) -> u32 {
     s.evals.iter().map(|corpus| corpus.passes()).sum::<u64>().try_into().unwrap_or(u32::MAX)
@@ -164,45 +174,6 @@ fn guess_save_time(s: &Session) -> Duration {
 
 /// Steps and checkpoints vary; twice the last ones' time is kept in hand.
 const MARGIN: f64 = 2.0;
-
-/// A weight is never updated by what is not a number: the last checkpoint stays the place to go on from.
-fn refuse_what_is_not_finite(settled: &Settled, launch: &Launch, output: &mut Output, step: u64) -> Result<()> {
-    let Some(rank) = settled.not_finite else { return Ok(()) };
-    let (host, loss, norm) = (&launch.ranks[rank].host, settled.loss, settled.norm);
-    let found = format!("the loss or the gradient of rank {rank} on {host} is not finite (loss {loss}, gradient norm {norm})");
-    launch::check(output.event(step, &found));
-    failed!("step {step}: {found}: stopped; the last checkpoint is whole")
-}
-
-fn record(
-    s: &Session,
-    output: &Output,
-    step: u64,
-    settled: &Settled,
-    took: Duration,
-    waited: Duration,
-    updated: Duration,
-    clock: &Clock,
-) -> StepRecord {
-    let seq = s.data.seq();
-    let step_tokens = s.share.targets(seq);
-    let row = StepRecord {
-        step: step + 1,
-        tokens: s.consumed(step + 1) * seq as u64,
-        loss: settled.loss / step_tokens as f64,
-        lr: s.schedule.lr(step),
-        grad_norm: settled.norm,
-        step_time: took.as_secs_f64(),
-        data_time: waited.as_secs_f64(),
-        forward_time: clock.forward.as_secs_f64(),
-        backward_time: clock.backward.as_secs_f64(),
-        comm_exposed_time: clock.exposed.as_secs_f64(),
-        optimizer_time: updated.as_secs_f64(),
-        memory: output.memory.peak(),
-        ..StepRecord::default()
-    };
-    row.with_rates(step_tokens, s.model.config().flops_per_token(seq).full, s.share.ranks)
-}
 
 /// Every held-out corpus, its windows divided among the ranks, the sums added in rank order. The loss of the first.
 fn evaluate(launch: &Launch, s: &Session, output: &mut Output, step: u64) -> Option<f64> {

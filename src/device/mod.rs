@@ -17,7 +17,7 @@ mod memory;
 mod tally;
 pub mod threads;
 pub use arena::{Access, Arena, Loan};
-pub use cuda::Cuda;
+pub use cuda::{Cuda, Kept};
 use halves::Halves;
 pub use memory::{Memory, make_real};
 pub use tally::{Note, Part, Row, Tally};
@@ -153,10 +153,10 @@ impl Device {
             Device::Cpu(_) | Device::Reference(_) => (),
         }
     }
-    /// Σ of the losses that ops have left on the device since the last call; 0 where they return them at once.
-    pub fn take_loss(&self) -> f64 {
+    /// The sum that ops have left on the device since the last call; 0 where they return it at once. Waits for the device.
+    pub fn take(&self, which: Kept) -> f64 {
         match self {
-            Device::Cuda(d) => d.take_loss(),
+            Device::Cuda(d) => d.take(which),
             Device::Cpu(_) | Device::Reference(_) => 0.0,
         }
     }

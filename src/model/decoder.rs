@@ -7,7 +7,7 @@
 //! ```
 //! `x` (rows, C) with rows = B·T. The logits of all rows, (B·T, V), never exist at once. With [`Recompute::Block`] one
 //! set of activations serves every block, filled again by the same function just before it is needed.
-use crate::device::Device;
+use crate::device::{Device, Kept};
 use crate::model::block::{self, Flight, Rows, Saved, Wiring};
 use crate::model::config::{Config, Position};
 use crate::model::layout::{self, Layout, Place};
@@ -188,7 +188,7 @@ impl Decoder {
         forward.chain(head.chain(blocks).map(|group| (group, Pass::Backward))).collect()
     }
 
-    /// Σ of the loss over the targets, in nats, or 0 where the device keeps it ([`Device::take_loss`]): nothing waits here.
+    /// Σ of the loss over the targets, in nats, or 0 where the device keeps it ([`Device::take`]): nothing waits here.
     /// Gradients += `scale` · ∂Σ/∂parameter.
     ///
     /// Panics on a decoder that was planned for inference, and where the input is not B·T tokens.
@@ -247,7 +247,7 @@ impl Decoder {
         self.head(dev, input, on, |first, z| {
             total += loss::cross_entropy_only(dev, z, &input.targets[first..first + z.rows], self.config.vocab);
         });
-        total + dev.take_loss()
+        total + dev.take(Kept::Loss)
     }
 
     /// The logits of every row, (B·T, V), on the host: for tests and small models.

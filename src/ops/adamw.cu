@@ -1,4 +1,4 @@
-// AdamW over a flat range in one pass over the memory, and the clipping factor before it.
+// AdamW over a flat range in one pass over the memory.
 //
 //   g ← scale g
 //   m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
@@ -67,16 +67,4 @@ adamw(float* w, float* m, float* v, bf16* copy, const float* g, const Step* step
         }
         store8(copy + at, ws, n - at, whole(0, copy) && n - at >= 8);
     }
-}
-
-// From the sums of squares of all shards, in their order: norm = √Σ; scale brings it down to `limit` as PyTorch's
-// clip_grad_norm_ does (limit 0: scale 1); skip = 1 where the norm is not finite.
-//   grid 1, block 1, shared 0
-extern "C" __global__ void clip(float* norm, float* scale, u32* skip, const double* squares, int count, double limit) {
-    double total = 0.0;
-    for (int i = 0; i < count; i++) total += squares[i];
-    const double root = sqrt(total);
-    norm[0] = (float)root;
-    scale[0] = limit > 0.0 ? (float)fmin(limit / (root + 1e-6), 1.0) : 1.f;
-    skip[0] = root <= 1.7976931348623157e308 ? 0 : 1;
 }

@@ -9,6 +9,7 @@
 //! The factors of a step are computed in f64; the decay is applied as w (1 − lr decay) first, as PyTorch does.
 use super::rows::{PIECE, pieces};
 use super::simd::wide;
+use super::verdict::Verdict;
 use crate::device::Device;
 use crate::device::cuda::{Grid, float};
 use crate::tensor::Tensor;
@@ -22,8 +23,8 @@ pub struct Step {
     pub eps: f64,
     /// The step's number, from 1: the moments' bias correction.
     pub t: u64,
-    /// Multiplies the gradient.
-    pub scale: f32,
+    /// Multiplies the gradient, or forbids the update.
+    pub verdict: Verdict,
 }
 
 /// Updates w, m and v from g, of equal lengths. `decay` is per unit of learning rate; 0 for vectors.
@@ -31,19 +32,26 @@ pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f
     assert!([m, v, g].iter().all(|t| t.len() == w.len()), "adamw: w {w:?}, m {m:?}, v {v:?}, g {g:?}");
     assert!(step.t > 0, "adamw: steps count from 1");
     let _at = dev.tally("adamw", 0, &[w, w, m, m, v, v, g]);
+    if step.verdict == Verdict::Skip {
+        return;
+    }
     match dev {
         Device::Cpu(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| {
-            let factors = Factors::new(step, decay);
+            let (factors, scale) = (Factors::new(step, decay), step.verdict.scale());
             let outs = [(w, PIECE), (m, PIECE), (v, PIECE)];
-            pieces(outs, [(g, PIECE)], |_, [w, m, v], [g]| piece(w, m, v, g, factors));
+            pieces(outs, [(g, PIECE)], |_, [w, m, v], [g]| piece(w, m, v, g, scale, factors));
         }),
         Device::Cuda(d) => {
             let ([at, m, v], [g]) = d.op([w, m, v], [g]);
             let f = Factors::new(step, 0.0);
-            let numbers = [f.beta1, f.beta2, f.rest1, f.rest2, step.lr as f32, f.rate, f.root, f.eps, 0.0, f.scale, 0.0];
-            // of the kernel: nine of them are its `Step`, then scale and skip
-            let factors = d.upload(&numbers.map(f32::to_bits));
-            let (scale, skip, n) = (factors + 36, factors + 40, w.len() as u64);
+            // of the kernel: its `Step`
+            let numbers = [f.beta1, f.beta2, f.rest1, f.rest2, step.lr as f32, f.rate, f.root, f.eps, 0.0];
+            let factors = d.upload_once(&numbers.map(f32::to_bits));
+            let scale = match step.verdict {
+                Verdict::OnDevice => d.verdict(),
+                known => d.upload_once(&[known.scale().to_bits(), 0]),
+            };
+            let (skip, n) = (scale + 4, w.len() as u64);
             let arguments = [at, m, v, d.copy_of(w), g, factors, scale, skip, float(decay), n, w.at as u64, 0];
             d.launch("adamw", Grid::over(w.len().div_ceil(8)), &arguments);
         }
@@ -58,7 +66,6 @@ struct Factors {
     /// 1 − β, taken before rounding: 1 − 0.999 in f32 is off by 3e-5 of itself.
     rest1: f32,
     rest2: f32,
-    scale: f32,
     keep: f32,
     /// lr / (1 − β₁ᵗ)
     rate: f32,
@@ -75,7 +82,6 @@ impl Factors {
             beta2: s.beta2 as f32,
             rest1: (1.0 - s.beta1) as f32,
             rest2: (1.0 - s.beta2) as f32,
-            scale: s.scale,
             keep: (1.0 - s.lr * f64::from(decay)) as f32,
             rate: (s.lr / corrected(s.beta1)) as f32,
             root: (1.0 / corrected(s.beta2).sqrt()) as f32,
@@ -85,9 +91,9 @@ impl Factors {
 }
 
 wide! {
-    fn piece(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], f: Factors) {
+    fn piece(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], scale: f32, f: Factors) {
         for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
-            let g = g * f.scale;
+            let g = g * scale;
             *m = f.beta1.mul_add(*m, f.rest1 * g);
             *v = f.beta2.mul_add(*v, f.rest2 * g * g);
             *w = f.keep.mul_add(*w, -(f.rate * *m / v.sqrt().mul_add(f.root, f.eps)));
@@ -97,7 +103,7 @@ wide! {
 
 fn reference(w: &mut [f64], m: &mut [f64], v: &mut [f64], g: &[f64], decay: f64, s: &Step) {
     for i in 0..w.len() {
-        let g = g[i] * f64::from(s.scale);
+        let g = g[i] * f64::from(s.verdict.scale());
         m[i] = s.beta1 * m[i] + (1.0 - s.beta1) * g;
         v[i] = s.beta2 * v[i] + (1.0 - s.beta2) * g * g;
         let m_hat = m[i] / (1.0 - s.beta1.powf(s.t as f64));

@@ -54,12 +54,12 @@ extern "C" __global__ void __launch_bounds__(256) square_sum(double* partials, c
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-// total = Σ partials, in a fixed order.
+// total += Σ partials, in a fixed order: the gradient's groups add up one after the other.
 //   grid 1, block 256, shared 0
 extern "C" __global__ void __launch_bounds__(256) sum_partials(double* total, const double* partials, u64 count) {
     __shared__ double part[32];
     double sum = 0.0;
     for (u64 i = threadIdx.x; i < count; i += blockDim.x) sum += partials[i];
     sum = block_sum(sum, part);
-    if (threadIdx.x == 0) total[0] = sum;
+    if (threadIdx.x == 0) total[0] += sum;
 }

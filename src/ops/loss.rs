@@ -8,11 +8,11 @@
 use super::MASKED;
 use super::rows::{Shared, ordered_sum};
 use super::simd::{LANES, exp, fold, max, wide};
-use crate::device::Device;
 use crate::device::cuda::{Grid, float};
+use crate::device::{Device, Kept};
 use crate::tensor::Tensor;
 
-/// Σ loss over the rows; z becomes scale · ∂loss/∂z. A GPU keeps the sum ([`Device::take_loss`]), and this is 0.
+/// Σ loss over the rows; z becomes scale · ∂loss/∂z. A GPU keeps the sum ([`Device::take`]), and this is 0.
 pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize, scale: f32) -> f64 {
     check(logits, targets, vocab);
     let _at = dev.tally("cross-entropy", 0, &[logits, logits]);
@@ -29,7 +29,7 @@ pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize
             let (n, losses, targets) = (logits.rows, d.scratch(4 * logits.rows), d.upload(targets));
             let sizes = [vocab as u64, cols as u64];
             d.launch("cross_entropy", over(logits), &[z, losses, targets, sizes[0], sizes[1], float(scale)]);
-            d.launch("sum_losses", Grid::new([1, 1, 1], [256, 1, 1]), &[d.loss(), losses, n as u64]);
+            d.launch("sum_losses", Grid::new([1, 1, 1], [256, 1, 1]), &[d.kept(Kept::Loss), losses, n as u64]);
             0.0
         }
         Device::Reference(d) => d.arena.op([logits], [], |[z], []| {
@@ -51,7 +51,7 @@ pub fn cross_entropy_only(dev: &Device, logits: Tensor, targets: &[u32], vocab: 
             let ([], [z]) = d.op([], [logits]);
             let (n, losses, targets) = (logits.rows, d.scratch(4 * logits.rows), d.upload(targets));
             d.launch("cross_entropy_only", over(logits), &[losses, z, targets, vocab as u64, cols as u64]);
-            d.launch("sum_losses", Grid::new([1, 1, 1], [256, 1, 1]), &[d.loss(), losses, n as u64]);
+            d.launch("sum_losses", Grid::new([1, 1, 1], [256, 1, 1]), &[d.kept(Kept::Loss), losses, n as u64]);
             0.0
         }
         Device::Reference(d) => d.arena.op([], [logits], |[], [z]| {

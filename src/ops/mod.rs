@@ -26,6 +26,7 @@ pub mod qk_norm;
 pub mod rope;
 pub mod rows;
 pub mod simd;
+pub mod verdict;
 
 /// The target of a row that counts for nothing: padding of an incomplete global batch.
 pub const MASKED: u32 = u32::MAX;

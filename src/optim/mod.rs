@@ -11,6 +11,7 @@ pub use schedule::{Curve, Schedule};
 use crate::device::Device;
 use crate::model::Group;
 use crate::ops::adamw;
+use crate::ops::verdict::Verdict;
 use crate::tensor::{Kind, Plan, Tensor};
 
 /// What stays the same from step to step.
@@ -45,10 +46,10 @@ impl AdamW {
         AdamW { hyper, parts }
     }
 
-    /// One update, the `t`-th (from 1), with the gradient times `clip`.
-    pub fn step(&self, dev: &Device, lr: f64, t: u64, clip: f32) {
+    /// One update, the `t`-th (from 1), as the verdict has it.
+    pub fn step(&self, dev: &Device, lr: f64, t: u64, verdict: Verdict) {
         let Hyper { beta1, beta2, eps, weight_decay, decay_embeddings } = self.hyper;
-        let step = adamw::Step { lr, beta1, beta2, eps, t, scale: clip };
+        let step = adamw::Step { lr, beta1, beta2, eps, t, verdict };
         for (group, part) in self.parts.iter().enumerate() {
             let Group { weights, grads, decayed } = &part.owned;
             let decay = if group == 0 && !decay_embeddings { 0.0 } else { weight_decay as f32 };
@@ -67,21 +68,9 @@ impl AdamW {
     }
 }
 
-/// The factor that brings a gradient of global norm `norm` down to `limit`, as PyTorch's `clip_grad_norm_` forms it.
-pub fn clip_factor(norm: f64, limit: Option<f64>) -> f32 {
-    limit.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0)) as f32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_small_gradient_is_not_clipped() {
-        assert_eq!(clip_factor(0.5, Some(1.0)), 1.0);
-        assert_eq!(clip_factor(5.0, None), 1.0);
-        assert!((clip_factor(4.0, Some(1.0)) - 0.25).abs() < 1e-6);
-    }
 
     #[test]
     fn vectors_are_not_decayed_and_embeddings_only_when_asked() {
@@ -93,7 +82,7 @@ mod tests {
             let adamw = AdamW::plan(&mut plan, vec![group(0), group(4)], hyper);
             let dev = Device::cpu(&plan, 1, &[], crate::device::Precision::Fp32).unwrap();
             dev.write(w, &[1.0; 8]);
-            adamw.step(&dev, 1.0, 1, 1.0); // the gradient is zero: only decay moves a weight
+            adamw.step(&dev, 1.0, 1, Verdict::Scale(1.0)); // the gradient is zero: only decay moves a weight
             assert_eq!(dev.read(w), [first, first, 1.0, 1.0, 0.9, 0.9, 1.0, 1.0]);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ready(group)    in the last micro-batch: start the reduction; the backward goes on
-//! settle          wait for what is still under way; one exchange brings loss, gradient norm and the word to stop
+//! settle          wait for what is still under way; one exchange brings loss, gradient norm and the word to stop. A GPU's go
+//!                 from device to device, and the host hears of them a step later (`settled`)
 //! publish         ZeRO-1: start gathering the updated weights; need(group) of the next forward waits for its own
 //! ```
 //!
@@ -14,10 +15,13 @@
 //! Both add the same numbers in the same order (rank order), so that their weights agree to the last bit. The norm is taken
 //! from f64 sums over the ranks' own blocks, in rank order, in both.
 use crate::comm::{Collective, Ticket, block};
+use crate::device::cuda::Coming;
 use crate::device::{Access, Device};
 use crate::model::{Group, Pass, Schedule};
 use crate::ops::elementwise;
+use crate::ops::verdict::{self, Verdict};
 use crate::tensor::Tensor;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// What is divided among the ranks.
@@ -75,7 +79,14 @@ pub struct Parallel<'a> {
     stage: Stage,
     reducing: Vec<Option<Ticket>>,
     gathering: Vec<Option<Ticket>>,
+    settling: VecDeque<Settling>,
     clock: Clock,
+}
+
+/// What all ranks know, or will.
+enum Settling {
+    Known(Settled),
+    Coming(Coming),
 }
 
 /// Where the time of a step went, as the model's announcements tell it.
@@ -102,10 +113,34 @@ pub struct Settled {
     pub not_finite: Option<usize>,
 }
 
+impl Settled {
+    /// From all ranks' numbers, in rank order.
+    fn of(all: &[impl AsRef<[f64]>]) -> Settled {
+        let sum = |k: usize| all.iter().map(|numbers| numbers.as_ref()[k]).sum::<f64>();
+        Settled {
+            loss: sum(0),
+            norm: sum(1).sqrt(),
+            word: all.iter().map(|numbers| numbers.as_ref()[2]).fold(f64::MIN, f64::max),
+            also: sum(3),
+            // A loss says whose batch it was; a gradient's block, summed over all, only who owns it.
+            not_finite: [0, 1].iter().find_map(|k| all.iter().position(|numbers| !numbers.as_ref()[*k].is_finite())),
+        }
+    }
+}
+
 impl<'a> Parallel<'a> {
     pub fn new(dev: &'a Device, comm: &'a dyn Collective, groups: &[Group], stage: Stage) -> Parallel<'a> {
         let none = || groups.iter().map(|_| None).collect();
-        Parallel { dev, comm, groups: groups.to_vec(), stage, reducing: none(), gathering: none(), clock: Clock::default() }
+        Parallel {
+            dev,
+            comm,
+            groups: groups.to_vec(),
+            stage,
+            reducing: none(),
+            gathering: none(),
+            settling: VecDeque::new(),
+            clock: Clock::default(),
+        }
     }
 
     /// Listens to one micro-batch of a step.
@@ -114,9 +149,10 @@ impl<'a> Parallel<'a> {
         Listener { on: self, first, last, began: Instant::now(), opened: None, waited }
     }
 
-    /// Waits for the reductions and brings the ranks' sums together. `loss`: this rank's Σ; `word`: what it wants others to
-    /// know, for example that it was asked to stop; `also`: a number to be summed on the way.
-    pub fn settle(&mut self, loss: f64, word: f64, also: f64) -> Settled {
+    /// Waits for the reductions and brings the ranks' sums together. `loss`: this rank's Σ, as far as the host has it; `word`:
+    /// what it wants others to know, for example that it was asked to stop; `also`: a number to be summed on the way; `limit`: of
+    /// the gradient's norm. What comes of it all is [`Parallel::settled`]'s to tell.
+    pub fn settle(&mut self, loss: f64, word: f64, also: f64, limit: Option<f64>) -> Verdict {
         let began = Instant::now();
         for ticket in &mut self.reducing {
             if let Some(ticket) = ticket.take() {
@@ -125,28 +161,50 @@ impl<'a> Parallel<'a> {
         }
         self.clock.exposed += began.elapsed();
         let (rank, size) = (self.comm.rank(), self.comm.size());
-        let loss = loss + self.dev.take_loss();
         let own = self.groups.iter().map(|g| own_block(g, rank, size).grads);
         let squares: f64 = own.map(|g| elementwise::square_sum(self.dev, Tensor::range(g.start, g.end))).sum();
-        let began = Instant::now();
-        let all = self.comm.exchange(&[loss, squares, word, also]);
-        self.clock.exposed += began.elapsed();
-        let sum = |k: usize| all.iter().map(|word| word[k]).sum::<f64>();
-        Settled {
-            loss: sum(0),
-            norm: sum(1).sqrt(),
-            word: all.iter().map(|word| word[2]).fold(f64::MIN, f64::max),
-            also: sum(3),
-            // A loss says whose batch it was; a gradient's block, summed over all, only who owns it.
-            not_finite: [0, 1].iter().find_map(|k| all.iter().position(|word| !word[*k].is_finite())),
+        let mine = [loss, squares, word, also];
+        let (settling, verdict, began);
+        if verdict::post(self.dev, rank, mine) {
+            began = Instant::now();
+            if size > 1 {
+                self.comm.about(None);
+                self.comm.all_gather(verdict::lend(self.dev)).wait();
+            }
+            (settling, verdict) = (Settling::Coming(verdict::judge(self.dev, limit)), Verdict::OnDevice);
+        } else {
+            began = Instant::now();
+            let settled = Settled::of(&self.comm.exchange(&mine));
+            verdict = Verdict::of(settled.loss, settled.norm, limit);
+            settling = Settling::Known(settled);
         }
+        self.clock.exposed += began.elapsed();
+        self.settling.push_back(settling);
+        verdict
+    }
+
+    /// What became of the oldest step that has not been told of yet; `None` where that is still to come. `all`: waits even for
+    /// the last step, on which a GPU may still be at work.
+    pub fn settled(&mut self, all: bool) -> Option<Settled> {
+        if !all && self.settling.len() <= self.lag() as usize {
+            return None;
+        }
+        Some(match self.settling.pop_front()? {
+            Settling::Known(settled) => settled,
+            Settling::Coming(numbers) => Settled::of(&numbers.wait()),
+        })
+    }
+
+    /// Steps by which [`Parallel::settled`] is behind.
+    pub fn lag(&self) -> u32 {
+        verdict::lag(self.dev)
     }
 
     /// Sends the updated weights on their way.
     pub fn publish(&mut self) {
         if self.stage == Stage::Optimizer && self.comm.size() > 1 {
             for (i, (g, ticket)) in self.groups.iter().zip(&mut self.gathering).enumerate() {
-                self.comm.about(i);
+                self.comm.about(Some(i));
                 let loan = self.dev.lend(Tensor::range(g.weights.start, g.weights.end), Access::Write);
                 *ticket = Some(self.comm.all_gather(loan));
             }
@@ -199,7 +257,7 @@ impl Schedule for Listener<'_, '_> {
         if self.last && self.on.comm.size() > 1 {
             let grads = self.on.groups[group].grads.clone();
             let loan = self.on.dev.lend(Tensor::range(grads.start, grads.end), Access::Write);
-            self.on.comm.about(group);
+            self.on.comm.about(Some(group));
             self.on.reducing[group] = Some(match self.on.stage {
                 Stage::Replicate => self.on.comm.all_reduce(loan),
                 Stage::Optimizer => self.on.comm.reduce_scatter(loan),

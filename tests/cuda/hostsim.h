@@ -310,6 +310,13 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed) {
     memcpy(r, meet(transposed ? Meeting::ldmatrix_transposed : Meeting::ldmatrix)[current->id % 32].out, sizeof r);
 }
 
+#ifdef TOUCHED
+extern "C" void hostsim_touch(const void* p, size_t bytes, bool write);   // touched.cpp
+inline void touch(const void* p, size_t bytes, bool write) { hostsim_touch(p, bytes, write); }
+#else
+inline void touch(const void*, size_t, bool) {}
+#endif
+
 // ---- copies in the background ------------------------------------------------------------------------------------------
 
 inline void cp_async_16(void* to, const void* from, unsigned bytes) {
@@ -327,7 +334,7 @@ inline void cp_async_wait(unsigned n) {
     for (const Copy& c : current->copies) {
         if (c.group + n < current->groups) {
             memset(c.to, 0, 16);
-            if (c.bytes) memcpy(c.to, c.from, c.bytes);
+            if (c.bytes) touch(c.from, c.bytes, false), memcpy(c.to, c.from, c.bytes);
         } else {
             left.push_back(c);
         }

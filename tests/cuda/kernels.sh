@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the kernels of a folder of sources for the CPU, as a library that launches them by name (hostsim.h).
 #   kernels.sh SRC_OPS OUT.so [flags of g++]
+# With -DTOUCHED a launch also tells which bytes it has touched (touched.cpp).
 set -euo pipefail
 ops=$1 out=$2
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,6 +22,15 @@ files+=("$here/probes.cu")
 } >"$text"
 # An access that a GPU would refuse, at an address that is not a multiple of its size, ends the process.
 aligned="-fsanitize=alignment -fsanitize-undefined-trap-on-error"
+common="-std=c++17 -O1 -g1 -fPIC -fno-gnu-unique -fvisibility=hidden $aligned -Wall -Wno-sign-compare -Wno-unknown-pragmas
+    -Wno-unused-function -Wno-unused-variable"
 # shellcheck disable=SC2086
-exec "${CXX:-g++}" -std=c++17 -O1 -g1 -fPIC -shared -fno-gnu-unique -fvisibility=hidden $aligned -Wall -Wno-sign-compare -Wno-unknown-pragmas \
-    -Wno-unused-function -Wno-unused-variable -I"$here" "${@:3}" "$text" -o "$out"
+case " ${*:3} " in
+    *" -DTOUCHED "*)
+        "${CXX:-g++}" $common -fsanitize=thread -I"$here" "${@:3}" -c "$text" -o "${out%.so}.o"
+        "${CXX:-g++}" -std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -Wall -c "$here/touched.cpp" -o "${out%.so}-touched.o"
+        exec "${CXX:-g++}" -shared "${out%.so}.o" "${out%.so}-touched.o" -o "$out"
+        ;;
+esac
+# shellcheck disable=SC2086
+exec "${CXX:-g++}" $common -shared -I"$here" "${@:3}" "$text" -o "$out"

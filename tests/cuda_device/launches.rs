@@ -1,4 +1,5 @@
-//! The launches of one step of each kind of model, kept as files: what the GPU is asked to do, in which order and where.
+//! The launches of one step of each family, kept as files: what the GPU is asked to do, in which order and where, and when the host
+//! waits. A launch too many shows here.
 //!
 //! `LLM_TRAIN_BLESS=1 cargo test --release --test cuda_device launches` writes them anew.
 use crate::scene::{Precision, Run, golden};
@@ -6,13 +7,22 @@ use std::path::Path;
 
 #[test]
 fn the_launches_of_a_step_are_those_of_the_file() {
-    for family in ["gpt2", "qwen3", "opt"] {
+    for (family, options, ranks, name) in [
+        ("gpt2", "", 1, "launches.txt"),
+        ("gpt2", "--comm nccl --zero 1 --micro-batch 2", 2, "launches-zero1.txt"),
+        ("opt", "", 1, "launches.txt"),
+        ("llama", "", 1, "launches.txt"),
+        ("llama3", "", 1, "launches.txt"),
+        ("qwen2", "", 1, "launches.txt"),
+        ("qwen3", "", 1, "launches.txt"),
+    ] {
         let Some(run) = Run::cuda(&golden(family)) else { return };
-        let log = run.out.path().join("log");
-        let run = run.precision(Precision::Bf16).and("--steps 1").with("STUB_LOG", log.to_str().unwrap());
+        let run = run.precision(Precision::Bf16).and(&format!("--steps 3 {options}")).ranks(ranks);
+        let log = run.out.path().join("log-%r");
+        let run = run.with("STUB_LOG", log.to_str().unwrap());
         run.job().done();
-        let found = tidy(&std::fs::read_to_string(log).unwrap());
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family).join("launches.txt");
+        let found = second_step(&std::fs::read_to_string(run.out.path().join("log-0")).unwrap());
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family).join(name);
         if std::env::var_os("LLM_TRAIN_BLESS").is_some() {
             std::fs::write(&file, &found).unwrap();
         }
@@ -20,13 +30,14 @@ fn the_launches_of_a_step_are_those_of_the_file() {
         let differing = kept.lines().zip(found.lines()).position(|(a, b)| a != b);
         let at = differing.unwrap_or(kept.lines().count().min(found.lines().count()));
         let line = |text: &str| text.lines().nth(at).unwrap_or("nothing").to_string();
-        assert!(kept == found, "{family}: line {}: expected `{}`, found `{}`", at + 1, line(&kept), line(&found));
+        assert!(kept == found, "{family} {name}: line {}: expected `{}`, found `{}`", at + 1, line(&kept), line(&found));
     }
 }
 
-/// From the last embedding on: what comes before fills the memory and times products.
-fn tidy(log: &str) -> String {
+/// Of three steps of one pass each: the first one's weights are fresh, the last one is waited for.
+fn second_step(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
-    let from = lines.iter().rposition(|line| line.contains("embedding_forward")).expect("a step");
-    lines[from..].iter().map(|line| format!("{line}\n")).collect()
+    let begins: Vec<usize> = (0..lines.len()).filter(|i| lines[*i].contains("] embedding_forward ")).collect();
+    let [second, third] = begins[begins.len() - 2..] else { panic!("no three steps: {log}") };
+    lines[second..third].iter().map(|line| format!("{line}\n")).collect()
 }

@@ -6,8 +6,10 @@
 //! families   losses are the CPU's, and the goldens'        refused    what is missing is a sentence
 //! ranks      two of them, by NCCL and by MPI               launches   one step's launches, as a file
 //! products   what ends a product, against f64              plans      cuDNN's, for every preset
+//! waits      the host waits once a step                     grid       every family in every layout
 //! ```
 mod families;
+mod grid;
 mod launches;
 mod orders;
 mod plans;
@@ -18,3 +20,4 @@ mod program;
 mod ranks;
 mod refused;
 mod scene;
+mod waits;

@@ -12,6 +12,15 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    fn name(self) -> &'static str {
+        if self == Precision::Bf16 { "bf16" } else { "fp32" }
+    }
+    fn kernels(self) -> String {
+        format!("libkernels-{}.so", self.name())
+    }
+}
+
 /// The folder of the stubs and that of the real compiler. `None`, once said, where the compiler cannot be installed; in CI
 /// that is a failure.
 pub fn stubs() -> Option<&'static (PathBuf, PathBuf)> {
@@ -32,11 +41,27 @@ fn build() -> Option<(PathBuf, PathBuf)> {
     let stubs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-stub");
     std::fs::create_dir_all(&stubs).unwrap();
     made(Command::new(root.join("tests/cuda/stub/build.sh")).arg(&stubs));
-    for (real, name) in [("float", "libkernels-fp32.so"), ("bf16", "libkernels-bf16.so")] {
-        let mut kernels = Command::new(root.join("tests/cuda/kernels.sh"));
-        made(kernels.arg(root.join("src/ops")).arg(stubs.join(name)).args([format!("-DREAL={real}"), "-O2".into()]));
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        kernels(&stubs.join(precision.kernels()), precision, &[]);
     }
     Some((stubs, compiler))
+}
+
+fn kernels(library: &Path, precision: Precision, flags: &[&str]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let real = if precision == Precision::Bf16 { "bf16" } else { "float" };
+    let mut script = Command::new(root.join("tests/cuda/kernels.sh"));
+    made(script.arg(root.join("src/ops")).arg(library).arg(format!("-DREAL={real}")).arg("-O2").args(flags));
+}
+
+/// Kernels that tell which bytes they touch: slower, and built where a race is looked for.
+fn telling(precision: Precision) -> &'static Path {
+    static BUILT: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
+    BUILT[precision as usize].get_or_init(|| {
+        let library = stubs().expect("they have been built").0.join(format!("telling-{}", precision.kernels()));
+        kernels(&library, precision, &["-DTOUCHED"]);
+        library
+    })
 }
 
 fn made(command: &mut Command) {
@@ -99,8 +124,7 @@ impl Run {
                 command
             }
         };
-        let precision = if self.precision == Precision::Bf16 { "bf16" } else { "fp32" };
-        command.args(&self.arguments).args(["--precision", precision, "--no-save-at-end", "--threads", "1", "--out"]);
+        command.args(&self.arguments).args(["--precision", self.precision.name(), "--no-save-at-end", "--threads", "1", "--out"]);
         command.arg(self.out.path().join("run"));
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
         let mut job = Job::new(command);
@@ -108,7 +132,9 @@ impl Run {
         if let Some(libraries) = &self.libraries {
             let (stubs, _) = stubs().expect("they have been built");
             job.0.env("LD_LIBRARY_PATH", libraries);
-            job.0.env("STUB_KERNELS", stubs.join(format!("libkernels-{precision}.so")));
+            let looks = self.environment.iter().any(|(name, _)| name == "STUB_RACES");
+            let kernels = if looks { telling(self.precision).into() } else { stubs.join(self.precision.kernels()) };
+            job.0.env("STUB_KERNELS", kernels);
             // a GPU a rank, unless told otherwise
             job.0.env("STUB_DEVICES", self.ranks.to_string());
         }

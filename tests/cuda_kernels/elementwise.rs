@@ -68,12 +68,13 @@ fn square_sum() {
             let x = random("x", n);
             let (from, pieces) = (Buffer::of(&x), n.div_ceil(16_384));
             let got = sim.in_every_order(|| {
-                let (partials, total) = (Buffer::fresh(8 * pieces), Buffer::fresh(8));
+                let (partials, total) = (Buffer::fresh(8 * pieces), Buffer::of(&[0.25f64]));
                 sim.launch("square_sum", pieces, 256, 0, arguments![&partials, &from, n as u64]);
                 sim.launch("sum_partials", 1, 256, 0, arguments![&total, &partials, pieces as u64]);
                 vec![total]
             });
-            let want: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            // added to what was there
+            let want = 0.25 + x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
             let got = got[0].to_vec::<f64>()[0];
             assert!((got - want).abs() <= 1e-13 * want, "square sum of {n}: {got} for {want}");
         }

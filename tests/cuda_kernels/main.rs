@@ -26,3 +26,4 @@ mod rows;
 mod sample;
 mod sanitizer;
 mod simulator;
+mod verdict;

@@ -27,7 +27,7 @@ struct Mutant {
 }
 
 /// Which tests run a file's kernels; those of the prelude are everywhere, and norms use most of it.
-const TESTS: [(&str, &str); 15] = [
+const TESTS: [(&str, &str); 16] = [
     ("prelude.cu", "norm::norm"),
     ("activation.cu", "activation::activation"),
     ("adamw.cu", "adamw::"),
@@ -43,6 +43,7 @@ const TESTS: [(&str, &str); 15] = [
     ("qk_norm.cu", "qk_norm::"),
     ("rows.cu", "rows::"),
     ("sample.cu", "sample::sample"),
+    ("verdict.cu", "verdict::"),
 ];
 
 /// Where the planted sources lie, for this process and its children.

@@ -29,6 +29,7 @@ const ROPE: &str = "rope.cu";
 const LOSS: &str = "loss.cu";
 const ADAMW: &str = "adamw.cu";
 const ELEMENTWISE: &str = "elementwise.cu";
+const VERDICT: &str = "verdict.cu";
 const QK_NORM: &str = "qk_norm.cu";
 const SAMPLE: &str = "sample.cu";
 const TILES: &str = "attention/tiles.cu";
@@ -147,10 +148,16 @@ pub const BY_HAND: &[Planted] = &[
     fault(ADAMW, "random bits of the shard", &[("place = first + at", "place = (M ? 0 : first) + at")]),
     fault(ADAMW, "random rounding is down", &[("u + bits)", "u + (M ? 0 : bits))")]),
     fault(ADAMW, "neighbours share their random bits", &[("bits >> 16", "(M ? 0u : bits >> 16)")]),
-    fault(ADAMW, "an infinite norm is let pass", &[("1.7976931348623157e308 ? 0", "1.7976931348623157e308 || M ? 0")]),
+    // ---- verdict.cu
+    fault(VERDICT, "a norm that is not finite is let pass", &[("norm <= most ? 0", "(norm <= most || M) ? 0")]),
+    fault(VERDICT, "a loss that is not finite is let pass", &[("fabs(loss) <= most &&", "(fabs(loss) <= most || M) &&")]),
+    fault(VERDICT, "the first rank's numbers alone", &[("r < ranks; r++) loss", "r < (M ? 1 : ranks); r++) loss")]),
+    fault(VERDICT, "no clipping", &[("limit > 0.0 ?", "limit > 0.0 && !M ?")]),
+    fault(VERDICT, "what was kept counts twice", &[("kept[0] = kept[1] = 0.0;", "if (!M) kept[0] = kept[1] = 0.0;")]),
     // ---- elementwise.cu
     fault(ELEMENTWISE, "pieces overlap", &[("n : first + PIECE;", "n : first + PIECE + M;")]),
     fault(ELEMENTWISE, "eight elements where fewer are left", &[("a, b) && n - at >= 8", "a, b) && n - at + 7 * M >= 8")]),
+    fault(ELEMENTWISE, "the groups before are left out", &[("total[0] += sum", "total[0] = (M ? 0.0 : total[0]) + sum")]),
     fault(ELEMENTWISE, "partial sums are left out", &[("i < count", "i + M < count")]),
     // ---- qk_norm.cu
     fault(QK_NORM, "keys get the gain of queries", &[("(head < H ? gamma_q", "(head < H || M ? gamma_q")]),

@@ -4,6 +4,7 @@ use llm_train::device::{Device, Precision};
 use llm_train::model::{Decoder, Recompute};
 use llm_train::ops::adamw::{self, Step};
 use llm_train::ops::elementwise::square_sum;
+use llm_train::ops::verdict::Verdict;
 use llm_train::tensor::{Kind, Plan, Tensor};
 
 fn logits_loss_and_gradients(family: &str, reference: bool) {
@@ -56,7 +57,7 @@ fn ten_steps(family: &str, precision: Precision) -> Vec<f64> {
             let expected = f64::from(golden.expected["adamw.norm"][t - 1]);
             assert!((total - expected).abs() <= 1e-3 * expected, "{family}: step {t}: norm {total} {expected}");
         }
-        let step = Step { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, t: t as u64, scale };
+        let step = Step { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, t: t as u64, verdict: Verdict::Scale(scale) };
         for (group, [m, v]) in decoder.groups().iter().zip(&moments) {
             let cut = group.decayed;
             for (from, to, decay) in [(0, cut, 0.1), (cut, group.weights.len(), 0.0)] {

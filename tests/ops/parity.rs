@@ -7,6 +7,7 @@ use llm_train::ops::adamw::Step;
 use llm_train::ops::attention::Heads;
 use llm_train::ops::norm::Norm;
 use llm_train::ops::rope::Scaling;
+use llm_train::ops::verdict::Verdict;
 use llm_train::ops::{MASKED, activation, adamw, attention, elementwise, embedding, linear, loss, norm, qk_norm, rope};
 use llm_train::tensor::Tensor;
 
@@ -151,7 +152,7 @@ fn of_adamw() {
         let mut numbers = Numbers::new(13);
         let v = b.filled(n, c, (0..n * c).map(|_| numbers.real().abs()).collect());
         for (t, decay) in [(1, 0.1), (1000, 0.0)] {
-            let step = Step { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, t, scale: 0.5 };
+            let step = Step { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, t, verdict: Verdict::Scale(0.5) };
             b.agree("adamw", &[w, m, v], 2e-6, |dev| adamw::update(dev, w, m, v, g, decay, &step));
         }
     }

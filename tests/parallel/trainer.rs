@@ -4,7 +4,7 @@ use llm_train::commands::plan;
 use llm_train::data::{Data, Reading, Share};
 use llm_train::device::{Device, Memory, Precision};
 use llm_train::model::{Config, Decoder, Input, Recompute, Shape};
-use llm_train::optim::{AdamW, Hyper, clip_factor};
+use llm_train::optim::{AdamW, Hyper};
 use llm_train::parallel::{self, Clock, Parallel, Stage};
 use llm_train::tensor::Plan;
 use std::time::Duration;
@@ -60,9 +60,10 @@ pub fn train_in(world: &dyn Collective, config: &Config, case: &Case, share: imp
                 let mut on = parallel.listen(micro == 0, micro + 1 == share.micro_steps());
                 loss += model.forward_backward(&dev, &input, (1.0 / targets) as f32, &mut on);
             }
-            let settled = parallel.settle(loss, 0.0, 0.0);
+            let verdict = parallel.settle(loss, 0.0, 0.0, Some(1.0));
+            let settled = parallel.settled(true).expect("a CPU knows at once");
             assert_eq!(settled.not_finite, None);
-            optim.step(&dev, 1e-3, step + 1, clip_factor(settled.norm, Some(1.0)));
+            optim.step(&dev, 1e-3, step + 1, verdict);
             parallel.publish();
             told.extend([settled.loss / targets, settled.norm]);
             clocks.push((parallel.take_clock(), world.busy() - busy));

@@ -6,7 +6,7 @@
 //! for each op and size                    ragged in every direction, and as large as a layer
 //! |found − exact| ≤ allowed (1 + |exact|)         every element; what an op leaves unwritten is not a number
 //! ```
-use crate::device::{Device, Precision};
+use crate::device::{Device, Kept, Precision};
 use crate::error::Result;
 use crate::metrics::units::significant;
 use crate::ops::activation::Activation;
@@ -15,6 +15,7 @@ use crate::ops::attention::Heads;
 use crate::ops::gemm::{Kernel, kernels};
 use crate::ops::norm::Norm;
 use crate::ops::rope::Scaling;
+use crate::ops::verdict::Verdict;
 use crate::ops::{MASKED, activation, adamw, attention, elementwise, embedding, linear, loss, norm, qk_norm, rope, simd};
 use crate::tensor::{Kind, Plan, Tensor};
 use half::bf16;
@@ -262,7 +263,7 @@ fn plain(n: usize, c: usize, all: &mut Vec<Case>) {
         elementwise::zero(dev, zero);
         elementwise::copy(dev, y, x);
         elementwise::add(dev, sum, x, y);
-        dev.write(squares, &[elementwise::square_sum(dev, x) as f32]);
+        dev.write(squares, &[(elementwise::square_sum(dev, x) + dev.take(Kept::Squares)) as f32]);
     }));
 
     for kind in [Norm::Layer, Norm::Rms] {
@@ -303,8 +304,8 @@ fn plain(n: usize, c: usize, all: &mut Vec<Case>) {
     targets.iter_mut().skip(3).step_by(4).for_each(|t| *t = MASKED);
     let (z, losses) = (b.matrix_of(n, c, 20.0), b.output(1, 2));
     all.push(b.case(&format!("cross-entropy {size}"), &[z, losses], 1e-6, move |dev| {
-        let only = loss::cross_entropy_only(dev, z, &targets, vocab);
-        let whole = loss::cross_entropy(dev, z, &targets, vocab, 0.25);
+        let only = loss::cross_entropy_only(dev, z, &targets, vocab) + dev.take(Kept::Loss);
+        let whole = loss::cross_entropy(dev, z, &targets, vocab, 0.25) + dev.take(Kept::Loss);
         dev.write(losses, &[only, whole].map(|sum| (sum / n as f64) as f32));
     }));
 
@@ -312,7 +313,7 @@ fn plain(n: usize, c: usize, all: &mut Vec<Case>) {
     let (w, m, g) = (b.matrix(n, c), b.matrix(n, c), b.matrix(n, c));
     let v = b.filled(n, c, (0..n * c).map(|i| (i % 1000) as f32 / 1000.0).collect());
     all.push(b.case(&format!("adamw {size}"), &[w, m, v], 2e-6, move |dev| {
-        let step = Step { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, t: 3, scale: 0.5 };
+        let step = Step { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, t: 3, verdict: Verdict::Scale(0.5) };
         adamw::update(dev, w, m, v, g, 0.1, &step);
     }));
 }

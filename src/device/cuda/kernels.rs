@@ -40,6 +40,7 @@ const FILES: &[&str] = &[
     include_str!("../../ops/rope.cu"),
     include_str!("../../ops/rows.cu"),
     include_str!("../../ops/sample.cu"),
+    include_str!("../../ops/verdict.cu"),
 ];
 
 /// File name and content of the binaries that the program was built with, each for one architecture and number type.

@@ -50,7 +50,7 @@ impl Lanes {
     }
 
     /// Pinned memory of at least so many bytes that nobody uses any more.
-    fn staging(&self, bytes: usize) -> Pinned {
+    pub(super) fn staging(&self, bytes: usize) -> Pinned {
         let mut spare = self.spare.lock().expect("staging");
         let fits = spare.iter().enumerate().filter(|(_, (p, _))| p.bytes >= bytes).min_by_key(|(_, (p, _))| p.bytes);
         match fits.map(|(i, _)| i) {
@@ -62,6 +62,10 @@ impl Lanes {
             }
             None => Pinned::take(&self.gpu, bytes),
         }
+    }
+    /// It is free once `free` has come.
+    pub(super) fn give_back(&self, pinned: Pinned, free: Event) {
+        self.spare.lock().expect("staging").push((pinned, free));
     }
 }
 
@@ -147,7 +151,7 @@ impl Lent {
                 unsafe { self.lanes.communication.upload(self.at, pinned.at, self.bytes) };
                 self.is_over();
             }
-            self.lanes.spare.lock().expect("staging").push((pinned, self.lanes.communication.record()));
+            self.lanes.give_back(pinned, self.lanes.communication.record());
         }
         if let Some(over) = self.over.take() {
             let mut owed = self.lanes.owed.lock().expect("the wait that is owed");

@@ -6,8 +6,10 @@
 //! lanes       two streams and the loans between them    uploads    small numbers from the host, on their way
 //! cudnn       attention by cuDNN's engines
 //! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
+//! words       the few numbers by which a step is judged
 //! ```
-//! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`].
+//! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`],
+//! [`Cuda::take`] and [`Coming::wait`].
 //!
 //! With bf16, activations are bf16 (statistics and angles are not) and weights have working copies in bf16, beside the f32 that the optimizer updates; an op
 //! that reads a weight is given its copy. Who writes the f32 alone (a checkpoint, a message) leaves the copy stale: it is
@@ -21,12 +23,14 @@ mod places;
 mod products;
 mod uploads;
 mod versions;
+mod words;
 pub use driver::{Event, Gpu, count};
 pub use kernels::{binary, compile_embeddable, embedded};
 pub use lanes::Lent;
 pub use library::Library;
 pub use products::{Finish, Operand, Product};
 pub use versions::versions;
+pub use words::{Coming, NUMBERS};
 
 use super::gate::Gate;
 use super::{Access, Loan, Precision, Tally};
@@ -44,6 +48,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use uploads::Uploads;
+use words::Words;
 
 /// What a model asks of the device beside its plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +60,8 @@ pub struct Extent {
     /// The widest matrix whose columns are summed.
     pub width: usize,
     pub heads: usize,
+    /// Ranks whose numbers meet.
+    pub ranks: usize,
 }
 
 pub struct Cuda {
@@ -69,8 +76,7 @@ pub struct Cuda {
     weights: usize,
     stale: Mutex<Vec<Range<usize>>>,
     scratch: Memory,
-    /// Σ of losses so far, f64.
-    loss: Memory,
+    words: Words,
     lanes: Arc<Lanes>,
     kernels: Kernels,
     products: Products,
@@ -98,6 +104,15 @@ impl Grid {
     }
 }
 
+/// Sums that ops leave on the GPU.
+#[derive(Clone, Copy, Debug)]
+pub enum Kept {
+    /// Of the rows' losses.
+    Loss,
+    /// Of the gradient's squares.
+    Squares,
+}
+
 /// f32 and f64 as a kernel's argument.
 pub fn float(x: f32) -> u64 {
     u64::from(x.to_bits())
@@ -123,7 +138,7 @@ pub fn planned(plan: &Plan, extent: &Extent, precision: Precision) -> usize {
 /// Bytes of memory that the device takes beside the plan's: working copies, partial sums, uploads, products.
 pub fn beside(plan: &Plan, extent: &Extent, precision: Precision) -> usize {
     let copies = if precision == Precision::Bf16 { plan.bytes(Kind::Parameters) / 2 } else { 0 };
-    copies + scratch(plan.len(), extent) + PRODUCTS + uploads::SLOTS * uploads::bytes(extent.rows)
+    copies + scratch(plan.len(), extent) + PRODUCTS + uploads::bytes(extent.rows) + words::bytes(extent.ranks)
 }
 
 /// Blocks of a backward whose partial sums are added up afterwards. As the kernels' comments mean them.
@@ -163,12 +178,12 @@ impl Cuda {
         };
         let weights = plan.bytes(Kind::Parameters) / 4;
         let copies = (precision == Precision::Bf16).then(|| take(2 * weights)).transpose()?;
-        let (arena, scratch, loss) = (take(arena)?, take(scratch(plan.len(), extent))?, take(8)?);
+        let (arena, scratch, words) = (take(arena)?, take(scratch(plan.len(), extent))?, take(words::bytes(extent.ranks))?);
         let products = Products::new(gpu, take(PRODUCTS)?)?;
         let uploads = Uploads::new(gpu, extent.rows, take)?;
         let attention = attention.map(|attention| take(workspace).map(|memory| (attention, memory))).transpose()?;
         // SAFETY: our own memory, all of it.
-        unsafe { lanes.compute.fill(loss.at, 0, 8) };
+        unsafe { lanes.compute.fill(words.at, 0, words.bytes) };
         Ok(Cuda {
             gpu: gpu.clone(),
             precision,
@@ -180,7 +195,7 @@ impl Cuda {
             weights,
             stale: Mutex::default(),
             scratch,
-            loss,
+            words: Words::new(words, extent.ranks),
             lanes,
             kernels,
             products,
@@ -283,7 +298,7 @@ impl Cuda {
         pass();
         self.products.tune(false);
         self.products.keep();
-        self.take_loss();
+        self.take(Kept::Loss);
     }
     /// Which algorithms products use, as bytes for [`Cuda::choose`].
     pub fn choices(&self) -> Vec<u8> {
@@ -295,11 +310,15 @@ impl Cuda {
 
     /// Numbers for a kernel; they stay until some more have been uploaded.
     pub fn upload(&self, numbers: &[u32]) -> u64 {
-        self.uploads.send(numbers, self.lanes.for_op())
+        self.uploads.send(&self.gpu, numbers, false, self.lanes.for_op())
     }
-    /// The address of numbers that may be missing: null.
+    /// The same for numbers that several ops ask for, one soon after the other: sent once.
+    pub fn upload_once(&self, numbers: &[u32]) -> u64 {
+        self.uploads.send(&self.gpu, numbers, true, self.lanes.for_op())
+    }
+    /// [`Cuda::upload_once`] for numbers that may be missing: null.
     pub fn upload_some(&self, numbers: Option<&[u32]>) -> u64 {
-        numbers.map_or(0, |numbers| self.upload(numbers))
+        numbers.map_or(0, |numbers| self.upload_once(numbers))
     }
 
     /// Room for partial sums until the op ends. Panics where it was not counted.
@@ -357,16 +376,34 @@ impl Cuda {
         numbers
     }
 
-    /// Where losses are added up.
-    pub fn loss(&self) -> u64 {
-        self.loss.at
+    /// Where such sums are added up.
+    pub fn kept(&self, which: Kept) -> u64 {
+        self.words.kept() + 8 * which as u64
     }
-    /// Σ of the losses since the last call. Waits for the GPU.
-    pub fn take_loss(&self) -> f64 {
-        let sum = self.fetch::<f64>(self.loss.at, 1)[0];
+    /// What has been added up since the last call. Waits for the GPU.
+    pub fn take(&self, which: Kept) -> f64 {
+        let at = self.kept(which);
+        let sum = self.fetch::<f64>(at, 1)[0];
         // SAFETY: our own eight bytes.
-        unsafe { self.lanes.for_op().fill(self.loss.at, 0, 8) };
+        unsafe { self.lanes.for_op().fill(at, 0, 8) };
         sum
+    }
+
+    /// Where all ranks' numbers lie, and of how many ranks.
+    pub fn words(&self) -> (u64, usize) {
+        (self.words.all(), self.words.ranks())
+    }
+    /// Where AdamW finds the factor of the gradient, and behind it the word by which it does nothing.
+    pub fn verdict(&self) -> u64 {
+        self.words.verdict()
+    }
+    /// All ranks' numbers, for a message.
+    pub fn lend_words(&self) -> Loan {
+        self.words.lend(&self.lanes)
+    }
+    /// All ranks' numbers, on their way to the host behind all earlier ops.
+    pub fn bring_words(&self) -> Coming {
+        self.words.bring(&self.lanes)
     }
 
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {

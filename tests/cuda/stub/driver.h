@@ -14,7 +14,7 @@ namespace stub {
 
 struct Access {
     uint64_t at;
-    size_t bytes;   // a kernel's pointer has no known extent: it counts as one byte
+    size_t bytes;
     bool write;
 };
 

@@ -4,7 +4,8 @@
 //   STUB_DEVICES=N      GPUs (default 1)
 //   STUB_DRIVER=N       version of CUDA that the driver is for (default 13000)
 //   STUB_CAPABILITY=N   90 for an H100
-// and those of streams.h and memory.h.
+//   STUB_TOUCHED=KERNEL with STUB_RACES: a line in the log tells how many bytes each run of this kernel wrote
+// and those of streams.h, races.h and memory.h.
 #include <dlfcn.h>
 #include <signal.h>
 
@@ -42,6 +43,8 @@ struct Parameter {
 struct Simulator {
     int (*launch)(const char*, const unsigned*, const unsigned*, size_t, void**) = nullptr;
     int (*signature)(const char*, Parameter*, int) = nullptr;
+    void (*touched_begin)(uint64_t, uint64_t) = nullptr;
+    void (*touched_end)(void (*)(void*, uint64_t, size_t, bool), void*) = nullptr;
 };
 
 const Simulator& simulator() {
@@ -54,6 +57,11 @@ const Simulator& simulator() {
         }
         s.launch = (decltype(s.launch))dlsym(library, "hostsim_launch");
         s.signature = (decltype(s.signature))dlsym(library, "hostsim_signature");
+        if (races::wanted()) {
+            s.touched_begin = (decltype(s.touched_begin))dlsym(library, "hostsim_touched_begin");
+            s.touched_end = (decltype(s.touched_end))dlsym(library, "hostsim_touched_end");
+            if (!s.touched_end) complain("RACES cannot be seen: the kernels do not tell what they touch"), abort();
+        }
         return s;
     }();
     return loaded;
@@ -105,14 +113,24 @@ int launch(Kernel& kernel, const unsigned grid[3], const unsigned block[3], unsi
             op.text += text;
         } else {
             op.text += std::string(" ") + parameters[i].kind + ":" + memory::show(value);
-            if (value) op.accesses.push_back({value, 1, parameters[i].kind == 'w'});
         }
     }
     const std::vector<unsigned> g(grid, grid + 3), b(block, block + 3);
     op.run = [=, name = kernel.name, &sim] {
         std::vector<void*> pointers;
         for (auto& value : *values) pointers.push_back(value.data());
-        if (sim.launch(name.c_str(), g.data(), b.data(), shared, pointers.data()) != 0) {
+        if (sim.touched_begin) sim.touched_begin(memory::FIRST, memory::next_place);
+        const int failed = sim.launch(name.c_str(), g.data(), b.data(), shared, pointers.data());
+        if (sim.touched_end) {
+            const auto keep = [](void*, uint64_t at, size_t bytes, bool written) { touched.push_back({at, bytes, written}); };
+            sim.touched_end(keep, nullptr);
+            if (name == stub::setting("STUB_TOUCHED", "")) {
+                size_t bytes = 0;
+                for (const stub::Access& access : touched) bytes += access.write ? access.bytes : 0;
+                record("touched: " + name + " wrote " + std::to_string(bytes) + " bytes");
+            }
+        }
+        if (failed) {
             complain("kernel " + name + " did not finish");
             abort();
         }
@@ -141,7 +159,7 @@ void submit(void* stream, Operation operation) {
 }
 void drain(void* stream) {
     Lock lock(state);
-    host_waits(lock, of(stream)->last);
+    host_waits(lock, of(stream)->last, "a library");
 }
 std::string show(const void* pointer) {
     Lock lock(state);
@@ -221,6 +239,7 @@ STUB_API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, v
     auto kept = std::make_shared<std::vector<char>>((const char*)from, (const char*)from + (pinned ? 0 : bytes));
     op.run = [=] { memcpy((void*)to, pinned ? from : kept->data(), bytes); };
     enqueue(lock, of(stream), std::move(op));
+    if (!pinned) record("host waits: upload");   // for room in a buffer of the driver's, where others came before
     return SUCCESS;
 }
 STUB_API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
@@ -230,7 +249,7 @@ STUB_API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* s
     if (pinned) op.accesses.push_back(stub::writes(to, bytes));
     op.run = [=] { memcpy(to, (void*)from, bytes); };
     OpPtr queued = enqueue(lock, of(stream), std::move(op));
-    if (!pinned) host_waits(lock, queued);
+    if (!pinned) host_waits(lock, queued, "download");
     return SUCCESS;
 }
 STUB_API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
@@ -260,8 +279,7 @@ STUB_API int cuStreamCreate(void** out, unsigned) {
 STUB_API int cuStreamDestroy_v2(void*) { return SUCCESS; }   // what is queued runs on
 STUB_API int cuStreamSynchronize(void* stream) {
     Lock lock(state);
-    record("host waits for [" + std::to_string(of(stream)->id) + "]");
-    host_waits(lock, of(stream)->last);
+    host_waits(lock, of(stream)->last, "stream");
     return SUCCESS;
 }
 STUB_API int cuStreamWaitEvent(void* stream, void* event, unsigned) {
@@ -279,7 +297,7 @@ STUB_API int cuEventRecord(void* event, void* stream) {
 }
 STUB_API int cuEventSynchronize(void* event) {
     Lock lock(state);
-    host_waits(lock, ((Event*)event)->recorded);
+    host_waits(lock, ((Event*)event)->recorded, "event");
     return SUCCESS;
 }
 // Runs nothing: in the orders that put work off, `keep_going` does, in time.

@@ -1,5 +1,6 @@
 // memory.h: "device" memory is mapped host memory: filled with NaN when allocated, with a page behind it that cannot be
-// touched, unreadable once freed and never given out again.
+// touched, unreadable once freed and never given out again. All of it, pinned memory too, lies one behind the other, so that an
+// address shows whether it is meant.
 //
 //   STUB_MEMORY=BYTES   what the GPU has (default: an H100's 80 GB)
 #pragma once
@@ -14,6 +15,7 @@
 namespace memory {
 
 constexpr size_t PAGE = 4096;
+constexpr uint64_t FIRST = 0x200000000000, LAST = 0x300000000000;   // where Linux puts nothing by itself
 
 struct Allocation {
     uint64_t number;
@@ -24,6 +26,7 @@ struct Allocation {
 inline std::map<uint64_t, Allocation> all;
 inline uint64_t next = 1;
 inline size_t used = 0;
+inline uint64_t next_place = FIRST;
 
 inline size_t total() {
     static const size_t bytes = strtoull(stub::setting("STUB_MEMORY", "85017755648").c_str(), nullptr, 10);
@@ -56,8 +59,11 @@ inline std::string show(uint64_t at) {
 inline uint64_t take(size_t bytes, bool pinned) {
     if (!pinned && used + bytes > total()) return 0;
     const size_t mapped = (bytes + PAGE - 1) / PAGE * PAGE + PAGE;
-    void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) return 0;
+    if (next_place + mapped > LAST) return 0;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    void* base = mmap((void*)next_place, mapped, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (base != (void*)next_place) return 0;
+    next_place += mapped;
     mprotect((char*)base + mapped - PAGE, PAGE, PROT_NONE);
     memset(base, 0xff, bytes);
     all[(uint64_t)base] = {next++, bytes, mapped, pinned, false};

@@ -10,8 +10,7 @@
 // missing event shows as NaN, or as other bits, in one of them.
 //
 //   STUB_FORGET=K      the K-th wait of a stream for an event (from 1) is left out
-//   STUB_RACES=1       operations on the same bytes that nothing orders are reported; by vector clocks, whatever the order
-//   STUB_LOG=FILE      a line for each operation; %r in the name becomes the rank that the launcher gives
+//   STUB_LOG=FILE      a line for each operation, and for each time that the host waits; %r in the name becomes the rank that the launcher gives
 #pragma once
 #include <unistd.h>
 
@@ -23,11 +22,11 @@
 #include <mutex>
 #include <thread>
 
-#include "memory.h"
+#include "races.h"
 
 namespace streams {
 
-using Clock = std::vector<uint64_t>;   // a vector clock: one entry a stream
+using races::Clock;
 
 struct Op {
     uint64_t number;
@@ -46,23 +45,15 @@ struct Stream {
     Clock clock;
 };
 
-// An access that a later one may still race with.
-struct Trace {
-    stub::Access access;
-    uint64_t tick, number;
-    int stream;
-    std::string text;
-};
-
 inline std::mutex state;   // guards everything below, and memory.h
 inline std::condition_variable changed;
 inline bool executing = false, ended = false;
 inline std::vector<std::unique_ptr<Stream>> all;
-inline std::vector<Trace> traces;
 inline Clock host;         // what the host has waited for
 inline uint64_t next_op = 1, waits = 0, seed = 1;
 inline std::chrono::steady_clock::time_point last_call;
 inline thread_local const Op* running = nullptr;   // for the message of a crash
+inline thread_local std::vector<stub::Access> touched;   // by the kernel that runs
 
 using Lock = std::unique_lock<std::mutex>;
 
@@ -89,36 +80,19 @@ inline void join(Clock& into, const Clock& other) {
     for (size_t i = 0; i < other.size(); i++) into[i] = std::max(into[i], other[i]);
 }
 
-inline void look_for_races(const Op& op) {
-    static const bool wanted = stub::setting("STUB_RACES", "0") != "0";
-    if (!wanted) return;
-    std::vector<Trace> fresh;
-    for (const stub::Access& now : op.what.accesses) {
-        if (now.bytes == 0 || !memory::find(now.at)) continue;
-        auto over = std::remove_if(traces.begin(), traces.end(), [&](const Trace& before) {
-            const stub::Access& then = before.access;
-            if (then.at >= now.at + now.bytes || now.at >= then.at + then.bytes) return false;
-            const bool ordered = before.stream < (int)op.clock.size() && op.clock[before.stream] >= before.tick;
-            if (!ordered && (then.write || now.write))
-                complain("RACE at " + memory::show(now.at) + ": [" + std::to_string(before.stream) + "] " + before.text + " and [" +
-                         std::to_string(op.stream) + "] " + op.what.text + ": no event orders them");
-            // Whoever races with an access that this write covers races with this write too.
-            return ordered && now.write && now.at <= then.at && then.at + then.bytes <= now.at + now.bytes;
-        });
-        traces.erase(over, traces.end());
-        fresh.push_back({now, op.clock[op.stream], op.number, op.stream, op.what.text});
-    }
-    traces.insert(traces.end(), fresh.begin(), fresh.end());
-}
-
 // The lock is released while an operation runs: a collective waits for other processes, and this one goes on submitting.
 inline void execute(Lock& lock, OpPtr op) {
     executing = true;
     lock.unlock();
     running = op.get();
+    touched.clear();
     if (op->what.run) op->what.run();
     running = nullptr;
     lock.lock();
+    if (races::wanted()) {
+        op->what.accesses.insert(op->what.accesses.end(), touched.begin(), touched.end());
+        races::look(op->stream, op->clock, op->what.text, op->what.accesses);
+    }
     op->done = true;
     op->needs.clear();
     op->what.run = nullptr;
@@ -160,9 +134,15 @@ inline void complete(Lock& lock, OpPtr goal) {
     }
 }
 
-// Whatever the host submits from now on comes after `op`.
-inline void host_waits(Lock& lock, OpPtr op) {
+// Whatever the host submits from now on comes after `op`. A line tells of each wait, by the call that it is for and how much lies
+// behind the operation in its stream: unless the host has waited for something later, and so would not on any GPU.
+inline void host_waits(Lock& lock, OpPtr op, const char* call) {
     if (!op) return;
+    const size_t stream = op->stream;
+    if (stream >= host.size() || host[stream] < op->clock[stream]) {
+        const uint64_t behind = all[stream]->clock[stream] - op->clock[stream];
+        record("host waits: " + std::string(call) + " for [" + std::to_string(stream) + "], " + std::to_string(behind) + " operations ago");
+    }
     complete(lock, op);
     join(host, op->clock);
 }
@@ -182,7 +162,6 @@ inline OpPtr enqueue(Lock& lock, Stream* stream, stub::Operation what, OpPtr awa
     stream->clock[stream->id]++;
     op->clock = stream->clock;
     record("[" + std::to_string(stream->id) + "] " + op->what.text);
-    look_for_races(*op);
     stream->queue.push_back(op);
     stream->last = op;
     if (order() == "eager") complete(lock, op);
@@ -196,7 +175,7 @@ inline void wait_for(Lock& lock, Stream* stream, OpPtr awaited) {
 }
 
 inline void drain(Lock& lock) {
-    for (size_t i = 0; i < all.size(); i++) host_waits(lock, all[i]->last);
+    for (size_t i = 0; i < all.size(); i++) host_waits(lock, all[i]->last, "all");
 }
 
 inline Stream* of(void* handle) { return handle ? (Stream*)handle : all[0].get(); }

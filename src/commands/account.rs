@@ -1,0 +1,95 @@
+//! Steps that are on their way, and what is done when their numbers are there: a row, or the end of the run.
+//!
+//! ```text
+//! a CPU    send 1 · account 1 · send 2 · account 2 · send 3 · account 3
+//! a GPU    send 1 · account 1 · send 2 · send 3 · account 2 · send 4 · account 3      it computes while the host does this
+//! ```
+//! Before an evaluation and before a checkpoint all are accounted for: what is not finite is never saved.
+use crate::commands::energy;
+use crate::commands::output::Output;
+use crate::commands::session::Session;
+use crate::error::Result;
+use crate::failed;
+use crate::launch::{self, Launch};
+use crate::metrics::StepRecord;
+use crate::parallel::{Clock, Parallel, Settled};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// What the host knows of a step when it has sent it.
+pub struct Sent {
+    /// From 0.
+    pub step: u64,
+    pub began: Instant,
+    /// Waiting for data, and sending the update.
+    pub waited: Duration,
+    pub updated: Duration,
+    pub clock: Clock,
+}
+
+/// The steps that have been sent, up to the last one.
+#[derive(Default)]
+pub struct Accounts {
+    open: VecDeque<Sent>,
+    closed: Option<Instant>,
+    /// What the last step took.
+    pub step_time: Duration,
+    /// A rank asked for the end.
+    pub stop: bool,
+}
+
+impl Accounts {
+    pub fn send(&mut self, sent: Sent) {
+        self.open.push_back(sent);
+    }
+
+    /// Closes the steps whose numbers are there. `all`, or a rank that asks for the end: waits for those of all.
+    ///
+    /// Errors: `Failed`: a step whose loss or gradient is not finite, which has changed no weight.
+    pub fn close(&mut self, all: bool, parallel: &mut Parallel, launch: &Launch, s: &Session, output: &mut Output) -> Result<()> {
+        while let Some(settled) = parallel.settled(all || self.stop) {
+            let sent = self.open.pop_front().expect("a step that was settled was sent");
+            refuse_what_is_not_finite(&settled, launch, output, sent.step + 1)?;
+            // The next step is sent while a GPU is at this one: then its time begins where this one's ends.
+            let (now, began) = (Instant::now(), self.closed.map_or(sent.began, |closed| closed.max(sent.began)));
+            (self.step_time, self.closed) = (now - began, Some(now));
+            launch::check(output.step(&record(s, output, &sent, &settled, self.step_time)));
+            if sent.step == s.from {
+                launch::check(output.first_step(launch.elapsed()));
+            }
+            self.stop |= settled.word > 0.0;
+        }
+        Ok(())
+    }
+}
+
+/// A weight is never updated by what is not a number: the last checkpoint stays the place to go on from.
+fn refuse_what_is_not_finite(settled: &Settled, launch: &Launch, output: &mut Output, step: u64) -> Result<()> {
+    let Some(rank) = settled.not_finite else { return Ok(()) };
+    let (host, loss, norm) = (&launch.ranks[rank].host, settled.loss, settled.norm);
+    let found = format!("the loss or the gradient of rank {rank} on {host} is not finite (loss {loss}, gradient norm {norm})");
+    launch::check(output.event(step, &found));
+    failed!("step {step}: {found}: stopped; the last checkpoint is whole")
+}
+
+fn record(s: &Session, output: &Output, sent: &Sent, settled: &Settled, took: Duration) -> StepRecord {
+    let (seq, clock) = (s.data.seq(), &sent.clock);
+    let step_tokens = s.share.targets(seq);
+    let row = StepRecord {
+        step: sent.step + 1,
+        tokens: s.consumed(sent.step + 1) * seq as u64,
+        loss: settled.loss / step_tokens as f64,
+        lr: s.schedule.lr(sent.step),
+        grad_norm: settled.norm,
+        step_time: took.as_secs_f64(),
+        data_time: sent.waited.as_secs_f64(),
+        forward_time: clock.forward.as_secs_f64(),
+        backward_time: clock.backward.as_secs_f64(),
+        comm_exposed_time: clock.exposed.as_secs_f64(),
+        optimizer_time: sent.updated.as_secs_f64(),
+        memory: output.memory.peak(),
+        energy: energy::of(settled.also),
+        ..StepRecord::default()
+    };
+    row.with_rates(step_tokens, s.model.config().flops_per_token(seq).full, s.share.ranks)
+}
