@@ -37,6 +37,10 @@ use std::time::Duration;
 pub trait Collective: Send + Sync {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
+    /// Whether tensors need not go anywhere.
+    fn alone(&self) -> bool {
+        self.size() == 1
+    }
     /// Sums the ranks' copies, each rank its own block of `len / size` elements; the rest of the loan is left as it was.
     fn reduce_scatter(&self, loan: Loan) -> Ticket;
     /// [`Collective::reduce_scatter`], then [`Collective::all_gather`] of the sums.

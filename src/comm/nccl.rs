@@ -251,6 +251,10 @@ impl Collective for Beside<'_> {
     fn size(&self) -> usize {
         self.words.size()
     }
+    /// A world of one that was asked to go by NCCL does.
+    fn alone(&self) -> bool {
+        false
+    }
     fn about(&self, group: usize) {
         self.network.link.group.store(group, Ordering::Relaxed);
     }

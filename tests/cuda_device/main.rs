@@ -5,10 +5,13 @@
 //! scene      builds the stubs, starts the program          orders     streams in any order; each event left out is seen
 //! families   losses are the CPU's, and the goldens'        refused    what is missing is a sentence
 //! ranks      two of them, by NCCL and by MPI               launches   one step's launches, as a file
+//! place      here, or on a GPU (scripts/gpu-check.sh)      check      what is asked of a GPU beside the goldens
 //! ```
+mod check;
 mod families;
 mod launches;
 mod orders;
+mod place;
 #[path = "../cli/program.rs"]
 #[allow(dead_code)]
 mod program;
