@@ -188,10 +188,9 @@ while read -r part limit what; do
         124 | 137) result=failed failed=$((failed + 1)) why="not done after $limit s" ;;
         *)
             result=failed failed=$((failed + 1))
-            # The sentence of the program or of an assertion, or else the last line.
-            why=$(grep -E '^llm-train: |panicked at|expected|not found|off by' "$log" | head -n 1 || true)
-            case "$why" in *'panicked at'*) why=$(grep -A 1 'panicked at' "$log" | sed -n 2p) ;; esac
-            [ -n "$why" ] || why=$(tail -n 1 "$log")
+            # The program's sentence, or an assertion's, or the last line.
+            why=$(grep -m 1 '^llm-train: ' "$log" || grep -m 1 -A 1 'panicked at' "$log" | sed -n 2p)
+            why=$(cut -c 1-240 <<<"${why:-$(grep -v '^ *$' "$log" | tail -n 1)}")
             ;;
     esac
     { echo "==== $part: $result in $seconds s"; cat "$log"; } >>"$out/logs.txt"

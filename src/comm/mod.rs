@@ -24,7 +24,7 @@ pub use reduce::staging_elements;
 pub use solo::Solo;
 pub use wire::{finalize, init, library};
 
-use crate::device::{Loan, Memory};
+use crate::device::{Loan, Memory, range};
 use crate::error::Result;
 use crate::failed;
 use std::sync::Arc;
@@ -98,6 +98,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
+            let _range = range(|| "communication: waiting for a tensor".into());
             drop(fault::patiently(&done));
         }
     }

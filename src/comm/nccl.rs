@@ -9,7 +9,7 @@
 //! found at run time; of its configuration only what it has had from its first version on is used, so that any version since
 //! 2.14 serves. Sums are NCCL's own, in an order that depends on the network.
 use super::{Collective, Ticket, block, fault};
-use crate::device::Loan;
+use crate::device::{Loan, range};
 use crate::device::cuda::{Event, Gpu, Library};
 use crate::error::Result;
 use crate::failed;
@@ -175,6 +175,7 @@ impl Network {
     fn start(&self, mut loan: Loan, name: &str, call: impl FnOnce(&Api, *mut f32, usize, Comm, Stream) -> c_int) -> Ticket {
         let (link, len) = (&self.link, loan.len());
         let what = format!("{name} of group {}", link.group.load(Ordering::Relaxed));
+        let _range = range(|| format!("communication: {what}"));
         let lent = loan.on_gpu().expect("NCCL sums what lies on a GPU");
         let end = lent.on_gpu(|at, stream| {
             let mut code = call(&link.api, at as *mut f32, len, link.comm, stream);

@@ -2,6 +2,7 @@
 pub mod bench;
 pub mod cli;
 pub mod energy;
+pub mod gauge;
 pub mod eval;
 pub mod generate;
 pub mod gpu;

@@ -8,7 +8,7 @@
 pub mod schedule;
 pub use schedule::{Curve, Schedule};
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::model::Group;
 use crate::ops::adamw;
 use crate::tensor::{Kind, Plan, Tensor};
@@ -47,6 +47,7 @@ impl AdamW {
 
     /// One update, the `t`-th (from 1), with the gradient times `clip`.
     pub fn step(&self, dev: &Device, lr: f64, t: u64, clip: f32) {
+        let _range = range(|| "optimizer".into());
         let Hyper { beta1, beta2, eps, weight_decay, decay_embeddings } = self.hyper;
         let step = adamw::Step { lr, beta1, beta2, eps, t, scale: clip };
         for (group, part) in self.parts.iter().enumerate() {

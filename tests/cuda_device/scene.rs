@@ -107,6 +107,7 @@ impl Run {
         let precision = if self.precision == Precision::Bf16 { "bf16" } else { "fp32" };
         command.args(&self.arguments).args(["--precision", precision, "--no-save-at-end", "--threads", "1", "--out"]);
         command.arg(self.out.path().join("run"));
+        command.current_dir(root());
         let mut job = Job::new(command);
         job.0.env("XDG_CACHE_HOME", kept().join("cache"));
         if let Some(libraries) = &self.libraries {
@@ -134,8 +135,7 @@ impl Run {
 
 /// The options of the goldens' runs: ten steps on one batch of 3 sequences of 48 tokens.
 pub fn golden(family: &str) -> String {
-    let folder = root().join("tests/golden").join(family);
-    let folder = folder.display();
+    let folder = format!("tests/golden/{family}");
     format!(
         "--model {folder} --init pretrained --data {folder}/tokens.bin --seq-len 48 --lr 1e-3 --min-lr 1e-3 --schedule constant \
          --warmup-steps 0 --beta2 0.95 --weight-decay 0.1 --clip 1 --global-batch 3 --micro-batch 3 --steps 10"

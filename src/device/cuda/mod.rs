@@ -4,6 +4,7 @@
 //! library     CUDA's libraries, found at run time       kernels    from text to functions: compiler, cache, module
 //! driver      the driver's calls                        products   cuBLASLt: descriptions and algorithms, kept by shape
 //! lanes       two streams and the loans between them    uploads    small numbers from the host, on their way
+//! management  energy, power and clock, by NVML
 //! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
 //! ```
 //! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`].
@@ -15,6 +16,7 @@ mod driver;
 mod kernels;
 mod lanes;
 mod library;
+mod management;
 mod places;
 mod products;
 mod uploads;
@@ -23,6 +25,7 @@ pub use driver::{Event, Gpu, count};
 pub use kernels::{binary, compile_embeddable, embedded};
 pub use lanes::Lent;
 pub use library::Library;
+pub use management::Management;
 pub use products::{Operand, Product};
 pub use versions::versions;
 
