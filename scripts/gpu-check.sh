@@ -41,7 +41,7 @@ racecheck 90 every kernel under compute-sanitizer: no race in shared memory'
 part_libraries() {
     local missing
     "$here/bin/llm-train" --version
-    missing=$("$here/bin/llm-train" --version | awk '/^(CUDA driver|NVRTC|cuBLASLt|NCCL)/ && /not found/ { print $1 }' | paste -sd ' ')
+    missing=$("$here/bin/llm-train" --version | awk '/^(CUDA driver|NVRTC|cuBLASLt|NCCL)/ && /not found/ { sub(/  .*/, ""); print }' | paste -sd ',')
     [ -z "$missing" ] || { echo "not found: $missing"; return 1; }
     train --model nano --layers 1 --synthetic-data --seq-len 32 --micro-batch 1 --steps 1 --precision bf16 --no-save-at-end
 }

@@ -18,7 +18,7 @@ fn curve() -> String {
     )
 }
 
-/// Losses of [`curve`] on the CPU in fp32, a line a step. Two cores of Zen 3 took half an hour for them, so they are kept.
+/// Losses of [`curve`] on the CPU in fp32, a line a step. Two cores took half an hour for them, so they are kept.
 /// `WRITE_CURVE=1 cargo test --release --test cuda_device -- the_kept_curve` writes them anew.
 fn kept() -> Vec<f64> {
     let file = root().join("tests/golden/gpt2/curve-124m.txt");

@@ -6,12 +6,17 @@
 //! families   losses are the CPU's, and the goldens'        refused    what is missing is a sentence
 //! ranks      two of them, by NCCL and by MPI               launches   one step's launches, as a file
 //! place      here, or on a GPU (scripts/gpu-check.sh)      check      what is asked of a GPU beside the goldens
+//! energy     NVML's numbers, and none                      profile    ranges that a profiler is told
+//! bundled    gpu-check, from a bundle that was moved
 //! ```
+mod bundled;
 mod check;
+mod energy;
 mod families;
 mod launches;
 mod orders;
 mod place;
+mod profile;
 #[path = "../cli/program.rs"]
 #[allow(dead_code)]
 mod program;

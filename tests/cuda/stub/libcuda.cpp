@@ -51,8 +51,9 @@ std::string precision() {
         for (int c; (c = fgetc(line)) != EOF;) all += c ? (char)c : ' ';
         fclose(line);
     }
-    const bool bf16 = all.find("--precision bf16") != std::string::npos || stub::setting("KERNELS_REAL", "") == "bf16";
-    return bf16 ? "bf16" : "fp32";
+    for (const char* known : {"fp32", "bf16"})
+        if (all.find(std::string("--precision ") + known) != std::string::npos) return known;
+    return stub::setting("KERNELS_REAL", "fp32");
 }
 
 const Simulator& simulator() {
