@@ -158,7 +158,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 all=$(mktemp -d)
 trap 'rm -rf "$all"' EXIT
-export XDG_CACHE_HOME=$all/cache TMPDIR=$all
+export XDG_CACHE_HOME=$all/llm-train-check/cache TMPDIR=$all # where the tests keep kernels too
 more=$(libraries)
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${LD_LIBRARY_PATH:+${more:+:}}$more
 : >"$out/logs.txt"

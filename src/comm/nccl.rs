@@ -9,8 +9,8 @@
 //! found at run time; of its configuration only what it has had from its first version on is used, so that any version since
 //! 2.14 serves. Sums are NCCL's own, in an order that depends on the network.
 use super::{Collective, Ticket, block, fault};
-use crate::device::{Loan, range};
 use crate::device::cuda::{Event, Gpu, Library};
+use crate::device::{Loan, range};
 use crate::error::Result;
 use crate::failed;
 use std::collections::VecDeque;

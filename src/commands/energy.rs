@@ -49,7 +49,8 @@ impl Meter {
         let all: Vec<Sight> = all.iter().map(|numbers| Sight::of(numbers)).collect();
         let of = decide(&all).map_err(|rank| {
             let host = &launch.ranks[rank].host;
-            let why = if all[rank].gpu == Some(false) { "its GPU does not tell its energy" } else { "no counter can be read there" };
+            let why =
+                if all[rank].gpu == Some(false) { "its GPU does not tell its energy" } else { "no counter can be read there" };
             format!("energy: not measured, for of rank {rank} on {host} {why}")
         });
         // Of ranks that share a GPU the first reads it; where the node's counters hold it, none does.

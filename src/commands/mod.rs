@@ -2,8 +2,8 @@
 pub mod bench;
 pub mod cli;
 pub mod energy;
-pub mod gauge;
 pub mod eval;
+pub mod gauge;
 pub mod generate;
 pub mod gpu;
 pub mod kernels;

@@ -114,7 +114,8 @@ fn listen() -> Option<Listener> {
     let attach = attach.map_err(|e| log::warn!("NVTX_INJECTION64_PATH: no ranges are told: {e}")).ok()?;
     // SAFETY: the types are those of nvtxTypes.h; what was written into a place is a function of the place's type.
     unsafe {
-        let attach = std::mem::transmute::<*mut c_void, unsafe extern "C" fn(unsafe extern "C" fn(u32) -> *const c_void) -> c_int>(attach);
+        let attach =
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(unsafe extern "C" fn(u32) -> *const c_void) -> c_int>(attach);
         if attach(export_table) == 0 {
             log::warn!("NVTX_INJECTION64_PATH: {path} does not want to be told ranges");
             return None;

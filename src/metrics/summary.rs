@@ -178,7 +178,12 @@ impl Summary {
             let _ = writeln!(out, "peak memory (bytes): {peak}    {}, rank 0", bytes(peak));
         }
         if let Some(peak) = self.peak_gpu_memory_bytes {
-            let _ = writeln!(out, "peak GPU memory (bytes): {peak}    {}, all that is in use on rank 0's {}", bytes(peak), self.device);
+            let _ = writeln!(
+                out,
+                "peak GPU memory (bytes): {peak}    {}, all that is in use on rank 0's {}",
+                bytes(peak),
+                self.device
+            );
         }
         spread(&mut out, "GPU power (W)", self.gpu_power, "; rank 0's, by NVML");
         spread(&mut out, "GPU clock (MHz)", self.gpu_clock, "; rank 0's multiprocessors, by NVML");

@@ -92,7 +92,10 @@ fn it_runs_from_a_bundle_that_was_moved_and_sees_what_fails() {
     let left = check.run("--only goldens-fp32,resume", &[]);
     assert_eq!((left.code, &left.of("resume")["result"]), (Some(1), &"passed".into()), "{}", left.said);
     let (result, why) = (&left.of("goldens-fp32")["result"], left.of("goldens-fp32")["why"].as_str().unwrap());
-    assert!(result == "failed" && why.contains("opt Fp32: off by") && left.report["parts"].as_array().unwrap().len() == 2, "{why}");
+    assert!(
+        result == "failed" && why.contains("opt Fp32: off by") && left.report["parts"].as_array().unwrap().len() == 2,
+        "{why}"
+    );
 
     // Too slow; without a library; with tests that are none.
     let left = check.run("--only goldens-bf16", &[("GPU_CHECK_LIMITS", "0.001")]);

@@ -60,7 +60,8 @@ fn the_kept_curve_is_the_cpus() {
     run.job().start().end_within(std::time::Duration::from_secs(if written { 20_000 } else { 300 })).with_code(0);
     let here: Vec<f64> = run.left().iter().map(|step| step[0]).collect();
     if written {
-        let head = "# Losses of 200 steps of gpt2-124M on the CPU in fp32 (tests/cuda_device/check.rs has the run), a line a step\n";
+        let head =
+            "# Losses of 200 steps of gpt2-124M on the CPU in fp32 (tests/cuda_device/check.rs has the run), a line a step\n";
         let lines: String = here.iter().map(|loss| format!("{loss:.6}\n")).collect();
         std::fs::write(root().join("tests/golden/gpt2/curve-124m.txt"), head.to_string() + &lines).unwrap();
     }
@@ -123,7 +124,7 @@ fn two_ranks_on_one_gpu_sum_over_mpi_to_one_ranks_losses() {
     for zero in ["--zero 0", "--zero 1"] {
         let run = Run::cuda(tiny()).unwrap().and("--comm mpi").and(zero).ranks(2).with("STUB_DEVICES", "1");
         let found = off(&run.steps(), &alone);
-        println!("figure: two_ranks_widest_difference = {:e}", found[0]);
+        println!("figure: two_ranks_{}_widest_difference = {:e}", zero.trim_start_matches("--").replace(' ', "_"), found[0]);
         assert!(found[0] <= 2e-5 && found[1] <= 2e-4, "{zero}: {found:?}");
     }
 }

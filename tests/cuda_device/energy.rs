@@ -5,7 +5,8 @@ use llm_train::metrics::History;
 
 /// The number after a key of the figures of merit.
 fn figure(out: &str, key: &str) -> f64 {
-    let line = out.lines().find_map(|line| line.strip_prefix(&format!("{key}: "))).unwrap_or_else(|| panic!("no {key} in\n{out}"));
+    let line =
+        out.lines().find_map(|line| line.strip_prefix(&format!("{key}: "))).unwrap_or_else(|| panic!("no {key} in\n{out}"));
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
@@ -18,7 +19,11 @@ fn what_is_printed_is_what_metrics_hold() {
         let ended = run.job().done();
         let history = History::read(&run.out.path().join("run/metrics.h5")).unwrap();
         let (start, steps) = (&history.starts[0], &history.steps);
-        assert!(["GPUs alone (NVML)", "GPUs (NVML), processors and memory (RAPL)"].contains(&start.energy_of.as_str()), "{}", start.energy_of);
+        assert!(
+            ["GPUs alone (NVML)", "GPUs (NVML), processors and memory (RAPL)"].contains(&start.energy_of.as_str()),
+            "{}",
+            start.energy_of
+        );
         // The first step is warm-up. 4 sequences of 16 tokens a step.
         let joules: f64 = steps[1..].iter().map(|s| s.energy.unwrap()).sum();
         let tokens = steps[5].tokens - steps[0].tokens;
@@ -29,7 +34,11 @@ fn what_is_printed_is_what_metrics_hold() {
         let gpus: f64 = devices.parse().unwrap();
         let each = steps[1..].iter().map(|s| s.energy.unwrap());
         if start.energy_of.starts_with("GPUs alone") {
-            assert!(each.clone().all(|joules| (joules - 50.0 * gpus).abs() < 1e-6), "{ranks} ranks: {:?}", each.collect::<Vec<_>>());
+            assert!(
+                each.clone().all(|joules| (joules - 50.0 * gpus).abs() < 1e-6),
+                "{ranks} ranks: {:?}",
+                each.collect::<Vec<_>>()
+            );
         }
         for s in steps {
             assert_eq!((s.gpu.power, s.gpu.clock), (Some(412.5), Some(1755.0)));

@@ -45,7 +45,8 @@ fn a_profiler_sees_steps_passes_blocks_messages_and_the_optimizer() {
             let talks = all.iter().any(|path| path.starts_with(step) && path.contains("communication: "));
             assert!(talks, "{comm} {step}: {all:#?}");
         }
-        let sums = all.iter().any(|path| path.contains("backward > ") && path.contains("communication: the reduction of group 1"));
+        let sums =
+            all.iter().any(|path| path.contains("backward > ") && path.contains("communication: the reduction of group 1"));
         assert!(comm == "mpi" || sums, "{all:#?}");
     }
 }

@@ -65,7 +65,10 @@ pub fn run(run: &Run) -> Result<()> {
     }
     let best = found.iter().map(|(.., rates)| rates.max).fold(0.0, f64::max);
     let (precision, mut rows) = (precision.name(), vec![]);
-    let place = gpu.map_or_else(|| format!("{threads} threads, {precision}; {}", cores::processor()), |gpu| format!("{precision}; {}", gpu.name));
+    let place = gpu.map_or_else(
+        || format!("{threads} threads, {precision}; {}", cores::processor()),
+        |gpu| format!("{precision}; {}", gpu.name),
+    );
     let mut page = format!("bench gemm: {}, {place}\n", run.model.name);
     page += &format!(
         "{:<6} {:>6} {:>7} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>6}\n",
