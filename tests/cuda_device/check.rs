@@ -11,14 +11,10 @@ use crate::scene::{Precision, Run, off, tiny};
 const WITHIN: f64 = 5e-3;
 
 /// GPT-2 124M from scratch: 512 tokens a step, of the corpus that ships with the tests.
-fn curve() -> String {
-    format!(
-        "--model gpt2 --data tests/fixtures/corpora/kjv_nanogpt.bin --seq-len 256 --global-batch 2 --micro-batch 2 --steps 200 --lr 3e-4 --min-lr 3e-5 \
-         --warmup-steps 20 --weight-decay 0.1 --clip 1 --seed 1"
-    )
-}
+const CURVE: &str = "--model gpt2 --data tests/fixtures/corpora/kjv_nanogpt.bin --seq-len 256 --global-batch 2 --micro-batch 2 \
+     --steps 200 --lr 3e-4 --min-lr 3e-5 --warmup-steps 20 --weight-decay 0.1 --clip 1 --seed 1";
 
-/// Losses of [`curve`] on the CPU in fp32, a line a step. Two cores took half an hour for them, so they are kept.
+/// Losses of [`CURVE`] on the CPU in fp32, a line a step. Two cores took half an hour for them, so they are kept.
 /// `WRITE_CURVE=1 cargo test --release --test cuda_device -- the_kept_curve` writes them anew.
 fn kept() -> Vec<f64> {
     let file = root().join("tests/golden/gpt2/curve-124m.txt");
@@ -40,7 +36,7 @@ fn widest(there: &[f64], here: &[f64]) -> f64 {
 #[test]
 fn the_curve_is_the_cpus() {
     let shrunk = format!("{} --steps 8", tiny());
-    let options = if small() { &shrunk } else { &curve() };
+    let options = if small() { &shrunk } else { CURVE };
     let Some(run) = Run::cuda(options) else { return };
     let there = losses(&run.precision(Precision::Bf16));
     let here = if small() { losses(&Run::cpu(&format!("--device cpu {shrunk}"))) } else { kept() };
@@ -56,7 +52,7 @@ fn the_kept_curve_is_the_cpus() {
         return;
     }
     let written = std::env::var_os("WRITE_CURVE").is_some();
-    let run = Run::cpu(&format!("--device cpu {}", curve())).and(if written { "" } else { "--steps 2" });
+    let run = Run::cpu(&format!("--device cpu {CURVE}")).and(if written { "" } else { "--steps 2" });
     run.job().start().end_within(std::time::Duration::from_secs(if written { 20_000 } else { 300 })).with_code(0);
     let here: Vec<f64> = run.left().iter().map(|step| step[0]).collect();
     if written {

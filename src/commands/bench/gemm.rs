@@ -103,7 +103,7 @@ fn on_gpu(gpu: &Arc<Gpu>, [rows, inputs, outputs]: [usize; 3], precision: Precis
     let cuda = Cuda::new(gpu, &plan, &extent, precision, &cuda::binary(gpu, precision)?)?;
     let dev = Device::Cuda(Box::new(cuda));
     let Device::Cuda(cuda) = &dev else { unreachable!("it was made above") };
-    dev.clear([dw.at..dw.end()].into_iter());
+    dev.clear(std::iter::once(dw.at..dw.end()));
     layer.fill(&dev);
     cuda.tune(|| layer.pass(&dev));
     let forward = || linear::forward(&dev, y, x, w, None, None);
