@@ -149,7 +149,7 @@ done
 archive=$out.tar
 tar c -C "$(dirname "$out")" --sort=name --owner=0 --group=0 -f "$archive" "$(basename "$out")"
 if [ -n "$checks" ]; then
-    gzip -9 -f "$archive"
+    gzip -f "$archive"
     archive=$archive.gz
 fi
 echo "$out: $(du -sh "$out" | cut -f 1) in $(find "$out" -type f | wc -l) files, and $archive of $(du -h "$archive" | cut -f 1)"
