@@ -189,7 +189,7 @@ while read -r part limit what; do
         *)
             result=failed failed=$((failed + 1))
             # The program's sentence, or an assertion's, or the last line.
-            why=$(grep -m 1 '^llm-train: ' "$log" || grep -m 1 -A 1 'panicked at' "$log" | sed -n 2p)
+            why=$(grep -m 1 '^llm-train: ' "$log" || grep -m 1 -A 1 'panicked at' "$log" | sed -n 2p || true)
             why=$(cut -c 1-240 <<<"${why:-$(grep -v '^ *$' "$log" | tail -n 1)}")
             ;;
     esac
