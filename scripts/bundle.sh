@@ -2,9 +2,11 @@
 # Makes a folder that holds llm-train and every library it needs but the C library and the driver, to be copied to the nodes' own
 # disks: a thousand ranks then read nothing of it from the shared file system.
 #
-#   scripts/bundle.sh [--program FILE] DIR        also writes DIR.tar
+#   scripts/bundle.sh [--program FILE] [--gpu-check] DIR        also writes DIR.tar, with --gpu-check DIR.tar.gz
 #
 #   DIR/bin/llm-train        start this one: it tells the loader and MPI where they are, wherever DIR lies
+#   DIR/bin/mpirun           of Open MPI, for a machine that has none
+#   DIR/bin/gpu-check        with --gpu-check: what only a GPU can show (scripts/gpu-check.sh); its tests and data lie in DIR/check
 #   DIR/lib                  libraries; Open MPI's, UCX's and libfabric's plugins too, since those are loaded by name
 #   DIR/share/openmpi, DIR/etc/openmpi        what Open MPI says when something goes wrong; its settings
 #
@@ -13,18 +15,20 @@
 set -euo pipefail
 refuse() { echo "bundle: $*" >&2; exit 2; }
 
-program="" out="" more=""
+program="" out="" more="" checks=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --program) program=${2:?bundle: --program needs a value} && shift 2 ;;
         --with-libraries) more=${2:?bundle: --with-libraries needs a value} && shift 2 ;;
-        -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0" && exit 0 ;;
-        -*) refuse "expected --program FILE, --with-libraries or a folder, found $1" ;;
+        --gpu-check) checks=yes && shift ;;
+        -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0" && exit 0 ;;
+        -*) refuse "expected --program FILE, --gpu-check, --with-libraries or a folder, found $1" ;;
         *) out=$1 && shift ;;
     esac
 done
 [ -n "$out" ] || refuse "expected the folder to make, found none"
-program=${program:-$(dirname "$0")/../target/release/llm-train}
+root=$(cd "$(dirname "$0")/.." && pwd)
+program=${program:-$root/target/release/llm-train}
 [ -x "$program" ] || refuse "$program: expected the program; cargo build --release makes it"
 [ ! -e "$out" ] || [ -z "$(ls -A "$out")" ] || refuse "$out: expected an empty folder or none"
 mkdir -p "$out/bin" "$out/lib" "$out/libexec"
@@ -67,6 +71,26 @@ for file in $more; do
     take $(needed_by "$file")
 done
 
+executables=""
+if [ -n "$checks" ]; then
+    # The tests' executables, and what they read. Their debugging lines stay behind: what travels may have to be small.
+    built=$(cd "$root" && cargo test --release --no-run --test cuda_device --test cuda_kernels 2>&1) || refuse "the tests cannot be built: $built"
+    for name in cuda_device cuda_kernels; do
+        file=$(sed -n "s/^ *Executable tests\/$name\/main.rs (\(.*\))$/\1/p" <<<"$built")
+        [ -x "$root/$file" ] || [ -x "$file" ] || refuse "cargo: expected the executable of $name, found none in: $built"
+        [ -x "$file" ] || file=$root/$file
+        mkdir -p "$out/check"
+        install -m 755 "$file" "$out/libexec/$name"
+        # shellcheck disable=SC2046
+        take $(needed_by "$file")
+        executables+=" check/$name"
+    done
+    for file in llm-train cuda_device cuda_kernels; do strip --strip-debug "$out/libexec/$file"; done
+    (cd "$root" && find src/ops -name '*.cu' -print0 && printf '%s\0' tests/cuda/probes.cu tests/fixtures/corpora/kjv_nanogpt.bin &&
+        find tests/golden -type f -print0) | (cd "$root" && tar c --null -T - -f -) | tar x -C "$out/check" -f -
+    install -m 755 "$root/scripts/gpu-check.sh" "$out/bin/gpu-check"
+fi
+
 environment=""
 mpi=$(ldd "$program" | awk '/libmpi\.so/ { print $3 }')
 if [ -n "$mpi" ] && strings_of=$(grep -ac OPAL_PREFIX "$(dirname "$mpi")"/libopen-pal.so* 2>/dev/null | grep -v ':0' || true) && [ -n "$strings_of" ]; then
@@ -79,6 +103,14 @@ if [ -n "$mpi" ] && strings_of=$(grep -ac OPAL_PREFIX "$(dirname "$mpi")"/libope
     mkdir -p "$out/share" "$out/etc"
     cp -RL "$(folder pkgdatadir)" "$out/share/openmpi"
     [ ! -d "$(folder sysconfdir)" ] || cp -RL "$(folder sysconfdir)" "$out/etc/openmpi"
+    # mpirun and its daemon, which belong to the library.
+    for name in mpirun orted; do
+        file=$(command -v "$(dirname "$info")/$name" || command -v "$name") || refuse "$name is missing: expected it beside ompi_info"
+        install -m 755 "$(readlink -f "$file")" "$out/libexec/$name"
+        # shellcheck disable=SC2046
+        take $(needed_by "$file")
+        executables+=" bin/$name"
+    done
     environment='export OPAL_PREFIX=$here OPAL_SYSCONFDIR=$here/etc/openmpi OPAL_PKGDATADIR=$here/share/openmpi'
     environment+=$'\n'"export OPAL_PKGLIBDIR=\$here/$(below "$(folder pkglibdir)")"
 fi
@@ -103,14 +135,21 @@ if [ -n "$path" ]; then
     environment+=$'\nexport PMIX_PKGLIBDIR=$here/lib/pmix'
 fi
 
-cat >"$out/bin/llm-train" <<WRAPPER
+for name in bin/llm-train $executables; do
+    cat >"$out/$name" <<WRAPPER
 #!/bin/sh
 # Starts the program of this folder with the libraries of this folder, wherever it lies.
 here=\$(cd "\$(dirname "\$0")/.." && pwd -P)
 export LD_LIBRARY_PATH=\$here/lib\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}
 $environment
-exec "\$here/libexec/llm-train" "\$@"
+exec "\$here/libexec/${name#*/}" "\$@"
 WRAPPER
-chmod 755 "$out/bin/llm-train"
-tar c -C "$(dirname "$out")" --sort=name --owner=0 --group=0 -f "$out.tar" "$(basename "$out")"
-echo "$out: $(du -sh "$out" | cut -f 1) in $(find "$out" -type f | wc -l) files, and $out.tar"
+    chmod 755 "$out/$name"
+done
+archive=$out.tar
+tar c -C "$(dirname "$out")" --sort=name --owner=0 --group=0 -f "$archive" "$(basename "$out")"
+if [ -n "$checks" ]; then
+    gzip -f "$archive"
+    archive=$archive.gz
+fi
+echo "$out: $(du -sh "$out" | cut -f 1) in $(find "$out" -type f | wc -l) files, and $archive of $(du -h "$archive" | cut -f 1)"

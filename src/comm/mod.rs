@@ -24,7 +24,7 @@ pub use reduce::staging_elements;
 pub use solo::Solo;
 pub use wire::{finalize, init, library};
 
-use crate::device::{Loan, Memory};
+use crate::device::{Loan, Memory, range};
 use crate::error::Result;
 use crate::failed;
 use std::sync::Arc;
@@ -37,6 +37,10 @@ use std::time::Duration;
 pub trait Collective: Send + Sync {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
+    /// Whether tensors need not go anywhere.
+    fn alone(&self) -> bool {
+        self.size() == 1
+    }
     /// Sums the ranks' copies, each rank its own block of `len / size` elements; the rest of the loan is left as it was.
     fn reduce_scatter(&self, loan: Loan) -> Ticket;
     /// [`Collective::reduce_scatter`], then [`Collective::all_gather`] of the sums.
@@ -94,6 +98,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
+            let _range = range(|| "communication: waiting for a tensor".into());
             drop(fault::patiently(&done));
         }
     }

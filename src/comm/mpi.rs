@@ -11,7 +11,7 @@ use super::bulk::{Bulk, Work};
 use super::node::Node;
 use super::wire::{Comm, Requests};
 use super::{Collective, Ticket, fault};
-use crate::device::{Loan, Memory};
+use crate::device::{Loan, Memory, range};
 use crate::error;
 use crate::failed;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -127,6 +127,7 @@ impl Collective for Mpi {
         self.tensor(loan, false, true)
     }
     fn exchange(&self, mine: &[f64]) -> Vec<Vec<f64>> {
+        let _range = range(|| "communication: words".into());
         let bytes: Vec<u8> = mine.iter().flat_map(|x| x.to_ne_bytes()).collect();
         let all = fault::patiently(&self.ask(|done| Job::Equal { mine: bytes, done }));
         let numbers: Vec<f64> = all.as_chunks().0.iter().map(|b| f64::from_ne_bytes(*b)).collect();

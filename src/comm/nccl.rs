@@ -9,8 +9,8 @@
 //! found at run time; of its configuration only what it has had from its first version on is used, so that any version since
 //! 2.14 serves. Sums are NCCL's own, in an order that depends on the network.
 use super::{Collective, Ticket, block, fault};
-use crate::device::Loan;
 use crate::device::cuda::{Event, Gpu, Library};
+use crate::device::{Loan, range};
 use crate::error::Result;
 use crate::failed;
 use std::collections::VecDeque;
@@ -181,6 +181,7 @@ impl Network {
             NUMBERS => format!("{name} of the step's numbers"),
             group => format!("{name} of group {group}"),
         };
+        let _range = range(|| format!("communication: {what}"));
         let lent = loan.on_gpu().expect("NCCL sums what lies on a GPU");
         let end = lent.on_gpu(|at, stream| {
             let mut code = call(&link.api, at as *mut f32, len, link.comm, stream);
@@ -256,6 +257,10 @@ impl Collective for Beside<'_> {
     }
     fn size(&self) -> usize {
         self.words.size()
+    }
+    /// A world of one that was asked to go by NCCL does.
+    fn alone(&self) -> bool {
+        false
     }
     fn about(&self, group: Option<usize>) {
         self.network.link.group.store(group.unwrap_or(NUMBERS), Ordering::Relaxed);

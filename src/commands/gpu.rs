@@ -142,7 +142,8 @@ impl Chosen {
     pub fn network(&self, run: &Run, launch: &Launch) -> Result<Option<Network>> {
         // Two ranks on one GPU are refused by NCCL.
         let together = !launch.alone(&self.seats);
-        if launch.size() == 1 || run.system.comm == Carrier::Mpi || (run.system.comm == Carrier::Auto && together) {
+        let needless = run.system.comm == Carrier::Auto && (together || launch.size() == 1);
+        if needless || run.system.comm == Carrier::Mpi {
             return Ok(None);
         }
         let patience = Duration::from_secs(run.system.patience);

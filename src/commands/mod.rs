@@ -4,6 +4,7 @@ pub mod bench;
 pub mod cli;
 pub mod energy;
 pub mod eval;
+pub mod gauge;
 pub mod generate;
 pub mod gpu;
 pub mod kernels;

@@ -1,4 +1,5 @@
 //! What a run leaves for people while it goes on: lines, the progress bar, `metrics.h5`.
+use crate::commands::gauge::Gauge;
 use crate::commands::{report, write_json};
 use crate::config::Run;
 use crate::error::Result;
@@ -13,6 +14,8 @@ pub struct Output {
     /// Rank 0's, where one is wanted.
     pub mllog: Option<Mllog>,
     pub memory: memory::Sampler,
+    /// Of rank 0's GPU.
+    pub gauge: Option<Gauge>,
     /// Kinds of memory and their planned bytes.
     pub rows: Vec<(&'static str, u64)>,
 }
@@ -21,8 +24,9 @@ impl Output {
     /// A step: one row, one line.
     pub fn step(&mut self, record: &StepRecord) -> Result<()> {
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
-        metrics.append(record)?;
-        self.console.step(record);
+        let record = self.gauge.as_mut().map_or(*record, |gauge| gauge.with(record));
+        metrics.append(&record)?;
+        self.console.step(&record);
         Ok(())
     }
 

@@ -7,7 +7,9 @@
 use crate::checkpoint::{self, Keep, Moments, Progress};
 use crate::comm::Network;
 use crate::commands::cli::VERSION;
+use crate::commands::energy::Meter;
 use crate::commands::eval::Evaluator;
+use crate::commands::gauge::Gauge;
 use crate::commands::gpu;
 use crate::commands::kernels;
 use crate::commands::output::Output;
@@ -132,7 +134,8 @@ impl Session {
         let model_seconds = clock.elapsed().as_secs_f64();
 
         let device = gpu.as_ref().map_or("cpu".into(), |gpu| gpu.name().to_string());
-        let start = start_record(run, launch, &model, steps, corpus_seconds, model_seconds);
+        let energy_of = Meter::start(launch, &dev).of().into();
+        let start = Start { energy_of, ..start_record(run, launch, &model, steps, corpus_seconds, model_seconds) };
         let continues = resumed.is_some().then_some(from);
         let metrics = launch
             .agree(launch.leads().then(|| open_metrics(run, launch, &device, seats, &start, &first, continues)).transpose())?;
@@ -140,10 +143,9 @@ impl Session {
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
         let session =
             Session { network, dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
-        Ok((
-            session,
-            Output { console, metrics, mllog: None, memory: metrics::memory::Sampler::start(launch.comm().views()), rows },
-        ))
+        let gauge = if launch.leads() { Gauge::of(&session.dev) } else { None };
+        let memory = metrics::memory::Sampler::start(launch.comm().views());
+        Ok((session, Output { console, metrics, mllog: None, memory, gauge, rows }))
     }
 
     /// The rows of a step on this rank, read ahead from where the run stands.

@@ -7,6 +7,7 @@ use crate::commands::output::Output;
 use crate::commands::session::Session;
 use crate::config::Run;
 use crate::data::{Batch, Loader};
+use crate::device::range;
 use crate::error::Result;
 use crate::launch::{self, Launch, deadline, signals};
 use crate::metrics::{REACHED, STOPPED};
@@ -44,8 +45,8 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
     let between_gpus = s.network.as_ref().map(|network| network.beside(launch.comm()));
     let comm = between_gpus.as_ref().map_or(launch.comm(), |beside| beside);
     let mut parallel = Parallel::new(&s.dev, comm, s.model.groups(), s.stage);
-    let mut meter = Meter::start(launch);
-    meter.complaint(launch).iter().for_each(|line| output.console.say(line));
+    let mut meter = Meter::start(launch, &s.dev);
+    meter.complaint().iter().for_each(|line| output.console.say(line));
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
     let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), None);
@@ -56,6 +57,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
 
     for step in s.from..s.steps {
         launch::at_step(step + 1);
+        let _range = range(|| format!("step {}", step + 1));
         let (began, mut loss, mut waited) = (Instant::now(), 0.0, Duration::ZERO);
         for micro in 0..micro_steps {
             let batch = next(&mut loader, &mut waited);

@@ -3,8 +3,8 @@
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
 use super::architecture;
 use super::run::{
-    Attention, Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Mlperf, Model, Optim, Resume, Run, Source,
-    System, Train,
+    Attention, Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Mlperf, Model, Optim, Resume, Run,
+    Source, System, Train,
 };
 use super::settings::Settings;
 use super::value::Value;

@@ -14,12 +14,14 @@ pub mod cuda;
 mod gate;
 mod halves;
 mod memory;
+mod ranges;
 mod tally;
 pub mod threads;
 pub use arena::{Access, Arena, Loan};
 pub use cuda::{Cuda, Kept};
 use halves::Halves;
 pub use memory::{Memory, make_real};
+pub use ranges::{Stretch, range};
 pub use tally::{Note, Part, Row, Tally};
 use threads::Threads;
 

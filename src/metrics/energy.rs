@@ -16,6 +16,15 @@ pub struct Counters {
     last: Instant,
 }
 
+/// How much of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Covers {
+    Nothing,
+    /// And their memory.
+    Processors,
+    Node,
+}
+
 struct Counter {
     file: PathBuf,
     unit: Unit,
@@ -41,8 +50,13 @@ impl Counters {
         Counters { all, last: Instant::now() }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
+    /// What they are of.
+    pub fn covers(&self) -> Covers {
+        match self.all.first().map(|counter| counter.unit) {
+            None => Covers::Nothing,
+            Some(Unit::Microjoules(_)) => Covers::Processors,
+            Some(Unit::Joules | Unit::Microwatts) => Covers::Node,
+        }
     }
 
     /// Joules since the last call, or since the start; `None` where there is no counter, or one can no longer be read.
@@ -144,12 +158,13 @@ mod tests {
     #[test]
     fn packages_and_their_memory_add_up_over_the_end_of_a_counter() {
         let tree = Tree::new("rapl");
-        assert!(Counters::open(&tree.0).is_empty() && Counters::open(&tree.0).lap().is_none());
+        assert!(Counters::open(&tree.0).covers() == Covers::Nothing && Counters::open(&tree.0).lap().is_none());
         tree.zone("intel-rapl:0", "package-0\n", 900_000);
         tree.zone("intel-rapl:0:0", "core\n", 0);
         tree.zone("intel-rapl:0:1", "dram\n", 10);
         tree.zone("intel-rapl:1", "psys\n", 0);
         let mut counters = Counters::open(&tree.0);
+        assert_eq!(counters.covers(), Covers::Processors);
         tree.energy("intel-rapl:0", 950_000);
         tree.energy("intel-rapl:0:1", 20_010);
         tree.energy("intel-rapl:0:0", 500_000);
@@ -171,6 +186,7 @@ mod tests {
         tree.write("class/hwmon/hwmon2/device/power1_oem_info", "CPU Power Socket 0\n");
         tree.write("class/hwmon/hwmon2/device/power1_average", "90000000\n");
         let mut counters = Counters::open(&tree.0);
+        assert_eq!(counters.covers(), Covers::Node);
         tree.write("class/hwmon/hwmon1/device/power1_average", "400000000\n");
         assert_eq!(counters.lap_of(2.0), Some(600.0));
         tree.write("cray/pm_counters/energy", "1000 J 1700000000 us\n");

@@ -37,7 +37,7 @@ pub use history::{EvalSet, Evaluation, History};
 pub use mllog::{Mllog, now_ms};
 pub use picture::{Curve, by_night, curve, draw};
 pub use recent::Recent;
-pub use record::{EvalPoint, Event, Rank, Start, StepRecord};
+pub use record::{EvalPoint, Event, GpuReading, Rank, Start, StepRecord};
 pub use scaling::draw_scaling;
 pub use split::{Share, split};
 pub use state::{REACHED, STOPPED, State};

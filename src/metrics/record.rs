@@ -26,8 +26,20 @@ pub struct StepRecord {
     pub tflops: f64,
     /// Bytes, rank 0: the highest RssAnon + RssShmem seen since the program started.
     pub memory: u64,
-    /// Joules of all nodes together; `None` where no counter can be read.
+    /// Joules of what `/starts/energy_of` names, of all ranks together; `None` where counters cannot be read.
     pub energy: Option<f64>,
+    pub gpu: GpuReading,
+}
+
+/// Rank 0's GPU, as it was looked at last; `None`: there is none, or it does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GpuReading {
+    /// Watts.
+    pub power: Option<f64>,
+    /// MHz.
+    pub clock: Option<f64>,
+    /// Bytes in use by anyone, the most that was seen.
+    pub memory: Option<f64>,
 }
 
 impl StepRecord {
@@ -133,8 +145,26 @@ pub(super) const STEP: &[Column<StepRecord>] = &[
     Column {
         name: "energy",
         units: "J",
-        long_name: "energy of all nodes together from the end of the step before to the end of this one, by the counters of RAPL, hwmon or Cray; NaN where a node has none that can be read",
+        long_name: "energy of all that /starts/energy_of names, of all ranks together, from where the step before was settled to where this one was; NaN where a counter cannot be read",
         value: Real(|r| r.energy.unwrap_or(f64::NAN), |r, v| r.energy = known(v)),
+    },
+    Column {
+        name: "gpu_power",
+        units: "W",
+        long_name: "power of rank 0's GPU by NVML, looked at once a second at most; NaN where unknown",
+        value: Real(|r| r.gpu.power.unwrap_or(f64::NAN), |r, v| r.gpu.power = known(v)),
+    },
+    Column {
+        name: "gpu_clock",
+        units: "MHz",
+        long_name: "clock of the multiprocessors of rank 0's GPU by NVML, looked at once a second at most; NaN where unknown",
+        value: Real(|r| r.gpu.clock.unwrap_or(f64::NAN), |r, v| r.gpu.clock = known(v)),
+    },
+    Column {
+        name: "gpu_memory",
+        units: "byte",
+        long_name: "memory of rank 0's GPU that is in use, by whoever, by its driver: the most seen since this start, looked at once a second at most; NaN without a GPU",
+        value: Real(|r| r.gpu.memory.unwrap_or(f64::NAN), |r, v| r.gpu.memory = known(v)),
     },
 ];
 
@@ -266,6 +296,8 @@ pub struct Start {
     pub flops_per_token_causal: f64,
     /// Peak of one device, where it is known.
     pub peak_tflops: Option<f64>,
+    /// What `/train/energy` is of; empty where it is not known.
+    pub energy_of: String,
     /// From the job's start, as Slurm tells it, to this program's.
     pub launch: Option<f64>,
     pub mpi_init: f64,
@@ -371,6 +403,12 @@ pub(super) const START: &[Column<Start>] = &[
         units: "TFLOP/s",
         long_name: "peak of one device, as the configuration or the device's name tells it; NaN where unknown",
         value: Real(|r| r.peak_tflops.unwrap_or(f64::NAN), |r, v| r.peak_tflops = known(v)),
+    },
+    Column {
+        name: "energy_of",
+        units: "text",
+        long_name: "what /train/energy is the energy of, and by which counters; empty where it is not known",
+        value: Text(|r| &r.energy_of, |r, v| r.energy_of = v),
     },
     Column {
         name: "launch",

@@ -37,6 +37,32 @@ pub struct Summary {
     pub loss: Option<f64>,
     pub evals: Vec<EvalResult>,
     pub peak_memory_bytes: Option<u64>,
+    /// Of the steps that count; `None` where one of them has none.
+    pub energy: Option<Energy>,
+    /// Watts of rank 0's GPU, over the steps that count.
+    pub gpu_power: Option<Stats>,
+    /// MHz, likewise.
+    pub gpu_clock: Option<Stats>,
+    pub peak_gpu_memory_bytes: Option<u64>,
+    /// Rank 0's device.
+    pub device: String,
+}
+
+/// tokens per joule = Σ tokens / Σ joules.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Energy {
+    pub joules: f64,
+    pub tokens: u64,
+}
+
+impl Energy {
+    fn of(rows: &[StepRecord], tokens_before: u64) -> Option<Energy> {
+        let joules = rows.iter().map(|r| r.energy).sum::<Option<f64>>()?;
+        Some(Energy { joules, tokens: rows.last()?.tokens - tokens_before }).filter(|energy| energy.joules > 0.0)
+    }
+    pub fn tokens_per_joule(&self) -> f64 {
+        self.tokens as f64 / self.joules
+    }
 }
 
 /// bits per byte = nats per token / ln 2 / bytes per token.
@@ -55,6 +81,12 @@ impl Summary {
         let warm_up_steps = warm_up(rows.len());
         let counted = &rows[warm_up_steps..];
         let stats = |get: fn(&StepRecord) -> f64| Stats::of(counted.iter().map(get));
+        let gpu = |get: fn(&StepRecord) -> Option<f64>| counted.iter().map(get).collect::<Option<Vec<_>>>().and_then(Stats::of);
+        // Where no row stands before the first that counts, its tokens are not known.
+        let before = match history.steps.len() - counted.len() {
+            0 => counted.first().filter(|first| first.step == 1).map(|_| 0),
+            n => Some(history.steps[n - 1].tokens),
+        };
         let latest = |e: &super::Evaluation| {
             let point = e.points.last()?;
             let bits_per_byte = e.set.bytes_per_token.map(|bytes| bits_per_byte(point.loss, bytes));
@@ -70,6 +102,11 @@ impl Summary {
             loss: history.steps.last().map(|r| r.loss),
             evals: history.evaluations.iter().filter_map(latest).collect(),
             peak_memory_bytes: rows.iter().map(|r| r.memory).max(),
+            energy: before.and_then(|before| Energy::of(counted, before)),
+            gpu_power: gpu(|r| r.gpu.power),
+            gpu_clock: gpu(|r| r.gpu.clock),
+            peak_gpu_memory_bytes: rows.iter().filter_map(|r| r.gpu.memory).reduce(f64::max).map(|bytes| bytes as u64),
+            device: history.ranks.first().map_or(String::new(), |rank| rank.device.clone()),
         }
     }
 
@@ -140,6 +177,22 @@ impl Summary {
         if let Some(peak) = self.peak_memory_bytes {
             let _ = writeln!(out, "peak memory (bytes): {peak}    {}, rank 0", bytes(peak));
         }
+        if let Some(peak) = self.peak_gpu_memory_bytes {
+            let _ = writeln!(
+                out,
+                "peak GPU memory (bytes): {peak}    {}, all that is in use on rank 0's {}",
+                bytes(peak),
+                self.device
+            );
+        }
+        spread(&mut out, "GPU power (W)", self.gpu_power, "; rank 0's, by NVML");
+        spread(&mut out, "GPU clock (MHz)", self.gpu_clock, "; rank 0's multiprocessors, by NVML");
+        if let Some(energy) = self.energy {
+            let [joules, rate] = [energy.joules, energy.tokens_per_joule()].map(|v| significant(v, 6));
+            let tokens = thousands(energy.tokens);
+            let _ = writeln!(out, "energy (J): {joules}    of {}, over {tokens} tokens", start.energy_of);
+            let _ = writeln!(out, "tokens per joule: {rate}    {tokens} tokens / {joules} J");
+        }
         if let Some(first) = start.first_step {
             let [mpi, corpus, model] = [start.mpi_init, start.corpus, start.model].map(|v| significant(v, 3));
             let parts = format!("from the program's start; MPI_Init {mpi}, corpus {corpus}, model {model}");
@@ -175,6 +228,13 @@ impl Summary {
             "bits_per_byte": self.bits_per_byte(),
             "evals": evals.collect::<serde_json::Map<_, _>>(),
             "peak_memory_bytes": self.peak_memory_bytes,
+            "peak_gpu_memory_bytes": self.peak_gpu_memory_bytes,
+            "device": self.device,
+            "gpu_power_watts": self.gpu_power,
+            "gpu_clock_mhz": self.gpu_clock,
+            "energy_of": self.energy.map(|_| &start.energy_of),
+            "energy_joules": self.energy.map(|e| e.joules),
+            "tokens_per_joule": self.energy.map(|e| e.tokens_per_joule()),
             "time_to_first_step_seconds": start.first_step,
             "resumed_step": start.resumed_step,
             "version": start.version,

@@ -7,7 +7,7 @@
 //! ```
 //! `x` (rows, C) with rows = B·T. The logits of all rows, (B·T, V), never exist at once. With [`Recompute::Block`] one
 //! set of activations serves every block, filled again by the same function just before it is needed.
-use crate::device::{Device, Kept};
+use crate::device::{Device, Kept, range};
 use crate::model::block::{self, Flight, Rows, Saved, Wiring};
 use crate::model::config::{Config, Position};
 use crate::model::layout::{self, Layout, Place};
@@ -198,6 +198,7 @@ impl Decoder {
         let rows = input.rows();
         self.forward(dev, input, on);
 
+        let _range = range(|| "backward".into());
         on.need(last, Pass::Backward);
         on.open(last);
         if c.tied {
@@ -223,6 +224,7 @@ impl Decoder {
 
         for l in (0..c.layers).rev() {
             let (group, x, s) = (l + 1, self.x(l), self.saved(l));
+            let _range = range(|| format!("block {l}"));
             on.need(group, Pass::Backward);
             if self.recompute == Recompute::Block {
                 block::fill(dev, &self.wiring, x, &w.blocks[l], s, &rows);
@@ -264,11 +266,13 @@ impl Decoder {
     /// x₀ … x_L, and the final norm.
     fn forward(&self, dev: &Device, input: &Input, on: &mut impl Schedule) {
         let (c, w, rows) = (&self.config, &self.weights, self.shape.micro_batch * self.shape.seq);
+        let _range = range(|| "forward".into());
         assert_eq!((input.tokens.len(), input.targets.len()), (rows, rows), "tokens and targets of {:?}", self.shape);
         on.need(0, Pass::Forward);
         embedding::forward(dev, self.x(0), input.tokens, self.shape.seq, w.tokens, w.positions, c.offset(), input.positions);
         on.done(0, Pass::Forward);
         for l in 0..c.layers {
+            let _range = range(|| format!("block {l}"));
             on.need(l + 1, Pass::Forward);
             block::forward(dev, &self.wiring, self.x(l + 1), self.x(l), &w.blocks[l], self.saved(l), &input.rows());
             on.done(l + 1, Pass::Forward);

@@ -8,7 +8,7 @@
 pub mod schedule;
 pub use schedule::{Curve, Schedule};
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::model::Group;
 use crate::ops::adamw;
 use crate::ops::verdict::Verdict;
@@ -48,6 +48,7 @@ impl AdamW {
 
     /// One update, the `t`-th (from 1), as the verdict has it.
     pub fn step(&self, dev: &Device, lr: f64, t: u64, verdict: Verdict) {
+        let _range = range(|| "optimizer".into());
         let Hyper { beta1, beta2, eps, weight_decay, decay_embeddings } = self.hyper;
         let step = adamw::Step { lr, beta1, beta2, eps, t, verdict };
         for (group, part) in self.parts.iter().enumerate() {

@@ -202,7 +202,7 @@ impl<'a> Parallel<'a> {
 
     /// Sends the updated weights on their way.
     pub fn publish(&mut self) {
-        if self.stage == Stage::Optimizer && self.comm.size() > 1 {
+        if self.stage == Stage::Optimizer && !self.comm.alone() {
             for (i, (g, ticket)) in self.groups.iter().zip(&mut self.gathering).enumerate() {
                 self.comm.about(Some(i));
                 let loan = self.dev.lend(Tensor::range(g.weights.start, g.weights.end), Access::Write);
@@ -254,7 +254,7 @@ impl Schedule for Listener<'_, '_> {
         }
     }
     fn ready(&mut self, group: usize) {
-        if self.last && self.on.comm.size() > 1 {
+        if self.last && !self.on.comm.alone() {
             let grads = self.on.groups[group].grads.clone();
             let loan = self.on.dev.lend(Tensor::range(grads.start, grads.end), Access::Write);
             self.on.comm.about(Some(group));

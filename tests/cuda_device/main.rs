@@ -7,13 +7,21 @@
 //! ranks      two of them, by NCCL and by MPI               launches   one step's launches, as a file
 //! products   what ends a product, against f64              plans      cuDNN's, for every preset
 //! waits      the host waits once a step                     grid       every family in every layout
+//! place      here, or on a GPU (scripts/gpu-check.sh)      check      what is asked of a GPU beside the goldens
+//! energy     NVML's numbers, and none                      profile    ranges that a profiler is told
+//! bundled    gpu-check, from a bundle that was moved
 //! ```
+mod bundled;
+mod check;
+mod energy;
 mod families;
 mod grid;
 mod launches;
 mod orders;
+mod place;
 mod plans;
 mod products;
+mod profile;
 #[path = "../cli/program.rs"]
 #[allow(dead_code)]
 mod program;

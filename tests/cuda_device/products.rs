@@ -106,7 +106,7 @@ fn on_the_device() {
                 let [up, dup] = [(); 2].map(|()| act(&mut k, inner, 1.0));
                 let [y, dact] = [(); 2].map(|()| act(&mut k, f, 1.0));
                 let activations = vec![x, dy, up, dup, y, dact];
-                let extent = Extent { activations, rows: n, width: inner.max(c), heads: 1 };
+                let extent = Extent { activations, rows: n, width: inner.max(c), heads: 1, ranks: 1 };
                 let reference = Device::reference(&k.plan).unwrap();
                 let found = Device::Cuda(Box::new(Cuda::new(&gpu, &k.plan, &extent, precision, &kernels, None).unwrap()));
                 for dev in [&reference, &found] {

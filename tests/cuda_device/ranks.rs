@@ -32,7 +32,7 @@ fn two_ranks_on_one_gpu_go_by_mpi_and_are_told() {
     let Some(run) = Run::cuda(tiny()) else { return };
     let run = run.ranks(2).with("STUB_DEVICES", "1");
     let ended = run.job().done();
-    assert!(ended.err.contains("ranks 0, 1 share the GPU 0000:1B:00.0"), "{ended}");
+    assert!(ended.err.contains("ranks 0, 1 share the GPU "), "{ended}");
     let found = off(&run.left(), &alone().unwrap());
     assert!(found[0] <= 2e-5 && found[1] <= 2e-4, "{found:?}");
 }

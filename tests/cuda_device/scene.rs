@@ -1,5 +1,6 @@
 //! The stub libraries, built once, and the program started with them in its library path.
-use crate::program::{Job, PROGRAM};
+use crate::place::{kept, on_gpu, program, root};
+use crate::program::Job;
 use llm_train::metrics::History;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,7 +30,8 @@ pub fn stubs() -> Option<&'static (PathBuf, PathBuf)> {
 }
 
 fn build() -> Option<(PathBuf, PathBuf)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert!(!on_gpu(), "on a GPU nothing is built: this test is the stub's");
+    let root = root();
     let wheels = Command::new(root.join("scripts/cuda-wheels.sh")).output().unwrap();
     if !wheels.status.success() {
         let why = String::from_utf8_lossy(&wheels.stderr);
@@ -38,7 +40,7 @@ fn build() -> Option<(PathBuf, PathBuf)> {
         return None;
     }
     let compiler = PathBuf::from(String::from_utf8(wheels.stdout).unwrap().trim());
-    let stubs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-stub");
+    let stubs = kept().join("cuda-stub");
     std::fs::create_dir_all(&stubs).unwrap();
     made(Command::new(root.join("tests/cuda/stub/build.sh")).arg(&stubs));
     for precision in [Precision::Fp32, Precision::Bf16] {
@@ -80,10 +82,13 @@ pub struct Run {
 }
 
 impl Run {
-    /// On the stub. `None` where it cannot be.
+    /// On the GPU, or on the stub. `None` where that cannot be.
     pub fn cuda(arguments: &str) -> Option<Run> {
-        let (stubs, compiler) = stubs()?;
         let mut run = Run::cpu(&format!("--device cuda {arguments}"));
+        if on_gpu() {
+            return Some(run);
+        }
+        let (stubs, compiler) = stubs()?;
         run.libraries = Some(PathBuf::from(format!("{}:{}", stubs.display(), compiler.display())));
         Some(run)
     }
@@ -117,18 +122,18 @@ impl Run {
 
     pub fn job(&self) -> Job {
         let mut command = match self.ranks {
-            1 => Command::new(PROGRAM),
+            1 => Command::new(program()),
             n => {
                 let mut command = Command::new("mpirun");
-                command.args(["-n", &n.to_string(), "--bind-to", "none", PROGRAM]);
+                command.args(["-n", &n.to_string(), "--bind-to", "none"]).arg(program());
                 command
             }
         };
         command.args(&self.arguments).args(["--precision", self.precision.name(), "--no-save-at-end", "--threads", "1", "--out"]);
         command.arg(self.out.path().join("run"));
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        command.current_dir(root());
         let mut job = Job::new(command);
-        job.0.env("XDG_CACHE_HOME", cache);
+        job.0.env("XDG_CACHE_HOME", kept().join("cache"));
         if let Some(libraries) = &self.libraries {
             let (stubs, _) = stubs().expect("they have been built");
             job.0.env("LD_LIBRARY_PATH", libraries);
@@ -156,8 +161,7 @@ impl Run {
 
 /// The options of the goldens' runs: ten steps on one batch of 3 sequences of 48 tokens.
 pub fn golden(family: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family);
-    let folder = folder.display();
+    let folder = format!("tests/golden/{family}");
     format!(
         "--model {folder} --init pretrained --data {folder}/tokens.bin --seq-len 48 --lr 1e-3 --min-lr 1e-3 --schedule constant \
          --warmup-steps 0 --beta2 0.95 --weight-decay 0.1 --clip 1 --global-batch 3 --micro-batch 3 --steps 10"

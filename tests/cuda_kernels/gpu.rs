@@ -5,7 +5,7 @@
 //! repeat itself to the last bit. The emulated instructions are held to the real ones there.
 //!
 //! Here, the stub driver of `tests/cuda/stub` stands for the GPU: it shows that this file works, no more.
-use crate::simulator::{Argument, Real, build, mutated, ops, sanitized};
+use crate::simulator::{Argument, Real, build, mutated, ops, root, sanitized};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult};
 use cudarc::nvrtc::sys as nvrtc;
 use std::ffi::{CString, c_void};
@@ -104,7 +104,7 @@ impl Module {
 /// All files as one text, as the program has them.
 fn compile(real: Real, architecture: &str) -> Vec<u8> {
     let first = ["prelude.cu", "attention/tiles.cu"].map(|f| ops().join(f));
-    let mut files = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/probes.cu")];
+    let mut files = vec![root().join("tests/cuda/probes.cu")];
     for folder in [ops(), ops().join("attention")] {
         let all = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path());
         files.extend(all.filter(|f| f.extension().is_some_and(|e| e == "cu") && !first.contains(f)));

@@ -362,7 +362,12 @@ impl Drop for Buffer {
 }
 
 pub fn ops() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops")
+    root().join("src/ops")
+}
+
+/// What holds `src/ops` and `tests/cuda`: the repository, or a bundle (`scripts/gpu-check.sh`).
+pub fn root() -> PathBuf {
+    std::env::var_os("LLM_TRAIN_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
 /// The library of the kernels in a folder, from the cache of this very text and these flags, or built.

@@ -5,12 +5,14 @@
 //! dx       NN  dx (n, c) = dy (n, o) · W (o, c)
 //! dW       TN  dW (o, c) += dy (n, o)ᵀ · x (n, c)
 //! ```
-//! n: the rows of a pass, or of a chunk of the head's.
+//! n: the rows of a pass, or of a chunk of the head's. On a GPU, where the host only puts work into a stream, many products in a row are
+//! timed, and dx and dW together.
 use crate::commands::bench::{figure_json, machine, tallied};
 use crate::commands::kernels;
 use crate::commands::plan;
 use crate::commands::{check_json, tell, write_json};
-use crate::config::Run;
+use crate::config::{DeviceKind, Run};
+use crate::device::cuda::{self, Cuda, Extent, Gpu};
 use crate::device::{Device, Precision, Row};
 use crate::error::Result;
 use crate::launch::{cores, usable_cores};
@@ -19,6 +21,8 @@ use crate::metrics::units::significant;
 use crate::ops::linear;
 use crate::tensor::{Kind, Plan, Tensor};
 use serde_json::json;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// Seconds that each layer is measured for, and the least times.
 const SECONDS: f64 = 1.0;
@@ -39,8 +43,17 @@ pub fn run(run: &Run) -> Result<()> {
         ("down", [rows, c.hidden, c.width]),
         ("head", [model.logit_rows(), c.width, c.vocab_rows()]),
     ];
+    let gpu = match run.system.device {
+        DeviceKind::Cpu => None,
+        DeviceKind::Auto => Gpu::of(0).ok(),
+        DeviceKind::Cuda => Some(Gpu::of(0)?),
+    };
     let mut found = vec![];
-    for (layer, size) in layers {
+    for (layer, size) in layers.into_iter().filter(|_| gpu.is_some()) {
+        let rates = on_gpu(gpu.as_ref().expect("a GPU"), size, precision)?;
+        found.extend([("NT", rates[0]), ("NN, TN", rates[1])].map(|(layout, rates)| (layer, layout, size, rates)));
+    }
+    for (layer, size) in layers.into_iter().filter(|_| gpu.is_none()) {
         let once: f64 = Layer::measure(size, precision, threads, 1)?[0].iter().map(|row| row.time.as_secs_f64()).sum();
         let repeats = ((SECONDS / once) as usize).max(LEAST);
         let runs = Layer::measure(size, precision, threads, repeats)?;
@@ -52,7 +65,11 @@ pub fn run(run: &Run) -> Result<()> {
     }
     let best = found.iter().map(|(.., rates)| rates.max).fold(0.0, f64::max);
     let (precision, mut rows) = (precision.name(), vec![]);
-    let mut page = format!("bench gemm: {}, {threads} threads, {precision}; {}\n", run.model.name, cores::processor());
+    let place = gpu.map_or_else(
+        || format!("{threads} threads, {precision}; {}", cores::processor()),
+        |gpu| format!("{precision}; {}", gpu.name),
+    );
+    let mut page = format!("bench gemm: {}, {place}\n", run.model.name);
     page += &format!(
         "{:<6} {:>6} {:>7} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>6}\n",
         "layer", "layout", "rows", "inputs", "outputs", "GFLOP/s", "stddev", "min", "max", "best"
@@ -72,6 +89,43 @@ pub fn run(run: &Run) -> Result<()> {
     all["products"] = json!(rows);
     run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &all))
 }
+
+/// GFLOP/s of the forward, and of the backward.
+fn on_gpu(gpu: &Arc<Gpu>, [rows, inputs, outputs]: [usize; 3], precision: Precision) -> Result<[Stats; 2]> {
+    let mut plan = Plan::default();
+    // Weights first: what lies there has a copy in bf16.
+    let w = plan.matrix(Kind::Parameters, outputs, inputs);
+    let dw = plan.matrix(Kind::Gradients, outputs, inputs);
+    let [x, dx] = [(); 2].map(|()| plan.matrix(Kind::Activations, rows, inputs));
+    let y = plan.matrix(Kind::Activations, rows, outputs);
+    let layer = Layer { x, y, w, dx, dw };
+    let extent = Extent { activations: vec![x, dx, y], rows, width: inputs.max(outputs), heads: 1, ranks: 1 };
+    let cuda = Cuda::new(gpu, &plan, &extent, precision, &cuda::binary(gpu, precision)?, None)?;
+    let dev = Device::Cuda(Box::new(cuda));
+    let Device::Cuda(cuda) = &dev else { unreachable!("it was made above") };
+    dev.clear(std::iter::once(dw.at..dw.end()));
+    layer.fill(&dev);
+    cuda.tune(|| layer.pass(&dev));
+    let forward = || linear::forward(&dev, y, x, w, None, None);
+    let backward = || linear::backward(&dev, dx, dw, None, y, x, w);
+    let timed = |product: &dyn Fn(), times: usize| {
+        let began = Instant::now();
+        (0..times).for_each(|_| product());
+        dev.read(Tensor { rows: 1, cols: 1, ..dw }); // waits for all
+        began.elapsed().as_secs_f64() / times as f64
+    };
+    let rates = |product: &dyn Fn(), flops: usize| {
+        timed(product, 2);
+        let times = ((SECONDS / SAMPLES as f64 / timed(product, 2)) as usize).clamp(2, 1000);
+        let rates = (0..SAMPLES).map(|_| flops as f64 / timed(product, times) / 1e9);
+        Stats::of(rates).expect("some samples")
+    };
+    let flops = 2 * rows * inputs * outputs;
+    Ok([rates(&forward, flops), rates(&backward, 2 * flops)])
+}
+
+/// Of a second of products, how many parts are timed.
+const SAMPLES: usize = 10;
 
 /// A linear layer with a place for everything.
 pub struct Layer {
@@ -104,12 +158,17 @@ impl Layer {
         };
         kernels::choose(precision, None)?;
         let dev = Device::cpu(&plan, threads, &[], precision)?;
-        for t in [layer.x, layer.w] {
+        layer.fill(&dev);
+        dev.install(|| layer.pass(&dev));
+        Ok((0..repeats).map(|_| tallied(&dev, true, || layer.pass(&dev)).0).collect())
+    }
+
+    /// Numbers that are no zeros, which a GPU multiplies faster.
+    fn fill(&self, dev: &Device) {
+        for t in [self.x, self.w] {
             let some: Vec<f32> = (0..t.len()).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
             dev.write(t, &some);
         }
-        dev.install(|| layer.pass(&dev));
-        Ok((0..repeats).map(|_| tallied(&dev, true, || layer.pass(&dev)).0).collect())
     }
 
     fn pass(&self, dev: &Device) {

@@ -85,8 +85,10 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
     let report = |output: Output| -> Result<()> {
         let (path, peak) = (run.train.out.join("metrics.h5"), output.memory.peak());
         output.metrics.map_or(Ok(()), MetricsFile::close)?;
-        let steps: Vec<StepRecord> = History::read(&path)?.steps.into_iter().filter(|s| s.step > args.warm_up).collect();
-        report(run, args, launch, &steps, peak, ceilings, &rows)
+        let history = History::read(&path)?;
+        let of = history.starts.last().map_or("", |start| &start.energy_of);
+        let steps: Vec<StepRecord> = history.steps.iter().filter(|s| s.step > args.warm_up).copied().collect();
+        report(run, args, launch, &steps, peak, of, ceilings, &rows)
     };
     launch.agree(if launch.leads() { report(output) } else { Ok(()) })
 }
@@ -105,6 +107,7 @@ fn report(
     launch: &Launch,
     steps: &[StepRecord],
     peak: u64,
+    energy_of: &str,
     ceilings: Option<Ceilings>,
     rows: &[Row],
 ) -> Result<()> {
@@ -138,13 +141,18 @@ fn report(
     let joules = steps.iter().map(|s| s.energy.map(|joules| joules / run.tokens_per_step() as f64)).collect::<Option<Vec<_>>>();
     if let Some(per_token) = joules.and_then(Stats::of) {
         page += &figure("energy per token (J)", &per_token);
-        page += &format!("tokens per joule: {}    of all nodes\n", units::significant(1.0 / per_token.mean, 6));
+        page += &format!("tokens per joule: {}    energy of {energy_of}\n", units::significant(1.0 / per_token.mean, 6));
         (json["energy_per_token"], json["joules_per_token"]) = (figure_json(&per_token), json!(per_token.mean));
+        json["energy_of"] = json!(energy_of);
     } else {
-        page += "energy: not measured    a node has no counter that can be read\n";
+        page += "energy: not measured    a node or a GPU has no counter that can be read\n";
     }
     page += &format!("peak memory (bytes): {peak}    {}, rank 0\n", units::bytes(peak));
     json["peak_memory_bytes"] = json!(peak);
+    if let Some(peak) = steps.iter().filter_map(|s| s.gpu.memory).reduce(f64::max).map(|bytes| bytes as u64) {
+        page += &format!("peak GPU memory (bytes): {peak}    {}, all that is in use on rank 0's\n", units::bytes(peak));
+        json["peak_gpu_memory_bytes"] = json!(peak);
+    }
     let step = figures[1].2.mean;
     if let Some(ceilings) = ceilings {
         let waiting = [&figures[3], &figures[4]].map(|(what, _, time)| (what.trim_end_matches(" (s)"), time.mean));

@@ -5,6 +5,7 @@
 //! driver      the driver's calls                        products   cuBLASLt: descriptions and algorithms, kept by shape
 //! lanes       two streams and the loans between them    uploads    small numbers from the host, on their way
 //! cudnn       attention by cuDNN's engines
+//! management  energy, power and clock, by NVML
 //! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
 //! words       the few numbers by which a step is judged
 //! ```
@@ -19,6 +20,7 @@ mod driver;
 mod kernels;
 mod lanes;
 mod library;
+mod management;
 mod places;
 mod products;
 mod uploads;
@@ -28,6 +30,7 @@ pub use driver::{Event, Gpu, count};
 pub use kernels::{binary, compile_embeddable, embedded};
 pub use lanes::Lent;
 pub use library::Library;
+pub use management::Management;
 pub use products::{Finish, Operand, Product};
 pub use versions::versions;
 pub use words::{Coming, NUMBERS};

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the stub driver, cuBLASLt and NCCL into a folder, under the names that the program's loaders look for.
+# Builds the stub driver, cuBLASLt, NCCL, NVML, a profiler and a compute-sanitizer into a folder, under the names that the program's loaders look for.
 #   build.sh FOLDER
 set -euo pipefail
 out=$1
@@ -11,4 +11,7 @@ library() { # NAME SOURCE [more flags]
 library libcuda.so.1 libcuda.cpp -ldl -lpthread
 library libcublasLt.so.13 libcublaslt.cpp "$out/libcuda.so.1" -Wl,-rpath,'$ORIGIN' &
 library libnccl.so.2 libnccl.cpp "$out/libcuda.so.1" -Wl,-rpath,'$ORIGIN' -lrt -lpthread &
+library libnvidia-ml.so.1 libnvidia-ml.cpp &
+library libprofiler.so libprofiler.cpp &
+cp "$here/compute-sanitizer" "$out/"
 wait

@@ -1,6 +1,6 @@
 // libcuda.cpp: a libcuda.so.1 without a GPU. It poses as one H100 and runs kernels by name on the CPU, through hostsim.
 //
-//   STUB_KERNELS=FILE   the program's kernels, compiled for the CPU (kernels.sh)
+//   STUB_KERNELS=FILE   the program's kernels, compiled for the CPU (kernels.sh); %p in it is the --precision of the command
 //   STUB_DEVICES=N      GPUs (default 1)
 //   STUB_DRIVER=N       version of CUDA that the driver is for (default 13000)
 //   STUB_CAPABILITY=N   90 for an H100
@@ -47,10 +47,24 @@ struct Simulator {
     void (*touched_end)(void (*)(void*, uint64_t, size_t, bool), void*) = nullptr;
 };
 
+// What the command line says; tests of kernels have none, and say it in KERNELS_REAL.
+std::string precision() {
+    std::string all;
+    if (FILE* line = fopen("/proc/self/cmdline", "r")) {
+        for (int c; (c = fgetc(line)) != EOF;) all += c ? (char)c : ' ';
+        fclose(line);
+    }
+    for (const char* known : {"fp32", "bf16"})
+        if (all.find(std::string("--precision ") + known) != std::string::npos) return known;
+    return stub::setting("KERNELS_REAL", "fp32");
+}
+
 const Simulator& simulator() {
     static const Simulator loaded = [] {
         Simulator s;
-        void* library = dlopen(stub::setting("STUB_KERNELS", "libkernels.so").c_str(), RTLD_NOW | RTLD_LOCAL);
+        std::string file = stub::setting("STUB_KERNELS", "libkernels.so");
+        if (const size_t at = file.find("%p"); at != std::string::npos) file.replace(at, 2, precision());
+        void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
         if (!library) {
             complain(dlerror());
             return s;
