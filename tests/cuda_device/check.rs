@@ -52,7 +52,9 @@ fn the_kept_curve_is_the_cpus() {
         return;
     }
     let written = std::env::var_os("WRITE_CURVE").is_some();
-    let run = Run::cpu(&format!("--device cpu {CURVE}")).and(if written { "" } else { "--steps 2" });
+    // two steps of the same warm-up
+    let few = if written { "" } else { "--steps 2 --warmup-steps 2 --lr 3e-5" };
+    let run = Run::cpu(&format!("--device cpu {CURVE}")).and(few);
     run.job().start().end_within(std::time::Duration::from_secs(if written { 20_000 } else { 300 })).with_code(0);
     let here: Vec<f64> = run.left().iter().map(|step| step[0]).collect();
     if written {
@@ -73,7 +75,7 @@ fn another_learning_rate_is_another_curve() {
     if on_gpu() {
         return;
     }
-    let run = |lr: &str| losses(&Run::cpu(&format!("--device cpu {} --steps 8 --lr {lr}", tiny())));
+    let run = |lr: &str| losses(&Run::cpu(&format!("--device cpu {} --steps 24 --lr {lr}", tiny())));
     let found = widest(&run("1.25e-2"), &run("1e-2"));
     assert!(found > WITHIN, "{found}");
 }
