@@ -16,7 +16,7 @@ OPS = Path(__file__).resolve().parent.parent / "src" / "ops"
 # What stands before every kernel file.
 SHARED = [OPS / "prelude.cu", OPS / "attention" / "tiles.cu"]
 # Kernels whose work is a few numbers or a gather of 4-byte sums: no access of 16 bytes to be had.
-NARROW = {"sum_losses", "sum_partials", "clip", "column_reduce", "sample"}
+NARROW = {"sum_losses", "sum_partials", "judge", "post", "column_reduce", "sample"}
 OPTIONS = ["--std=c++17", "--ptxas-options=-v", "--ptxas-options=-warn-spills"]
 # Indexes by what only the data know: the array cannot lie in registers.
 PLANTED = """extern "C" __global__ void planted(int* x) {
