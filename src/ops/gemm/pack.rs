@@ -186,7 +186,7 @@ fn rows<T: Number>(to: &mut [u32], stride: usize, units: usize, x: &[T], ld: usi
 const PANELS: usize = 256;
 /// Measured (Zen 3, 2,048 × 1,152 numbers: 5 to 3 ms): memory's rows that are asked for this early. So many panels are
 /// written at a time that the processor does not see by itself which row is read.
-const ROWS_AHEAD: usize = 8;
+const ROWS_AHEAD: usize = 3;
 /// Measured (as above): units of a panel whose line is fetched before it is written.
 const UNITS_AHEAD: usize = 64;
 

@@ -35,7 +35,7 @@ thread_local! {
 pub const WORKSPACE_ELEMENTS: usize = 2 * SLAB;
 
 /// Measured (Intel AVX-512): where b has so many more columns than a has rows, packing b is what takes the time.
-const WIDER: usize = 8;
+const WIDER: usize = 4;
 
 /// c = a·b or c += a·b. `finish(row, first column, part of a row)` sees each part of c once it is complete.
 ///
