@@ -96,27 +96,13 @@ impl Blocks<'_> {
         let mut whole = [0f32; 32 * 32];
         // SAFETY: `whole` holds every kernel's block.
         unsafe { (k.multiply)(height, Block { c: whole.as_mut_ptr(), c_row: k.cols, add: false, ..block }) };
-        if self.turned {
-            for j in 0..cols {
-                // SAFETY: the caller's promise.
-                let to = unsafe { self.c.piece(at + j * self.row, rows) };
-                let from = whole[j..].iter().step_by(k.cols);
-                if block.add {
-                    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-                } else {
-                    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-                }
-            }
-            return;
-        }
-        for (i, from) in whole.chunks_exact(k.cols).take(rows).enumerate() {
+        // c's lines are the block's rows, or, turned, its columns
+        let (lines, len, line, step) = if self.turned { (cols, rows, 1, k.cols) } else { (rows, cols, k.cols, 1) };
+        for i in 0..lines {
             // SAFETY: the caller's promise.
-            let to = unsafe { self.c.piece(at + i * self.row, cols) };
-            if block.add {
-                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-            } else {
-                to.copy_from_slice(&from[..cols]);
-            }
+            let to = unsafe { self.c.piece(at + i * self.row, len) };
+            let from = to.iter_mut().zip(whole[i * line..].iter().step_by(step));
+            if block.add { from.for_each(|(to, from)| *to += from) } else { from.for_each(|(to, from)| *to = *from) }
         }
     }
 }

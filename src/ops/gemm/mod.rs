@@ -11,7 +11,8 @@
 //! | file | |
 //! |---|---|
 //! | `kernels` | which kernels there are, and which is used |
-//! | `micro` | the loop of all vector kernels; `portable`, `x86` and `amx` are its instructions |
+//! | `micro` | the loop of all vector kernels; `portable` and `x86` are its instructions |
+//! | `avx512`, `amx` | blocks written in instructions |
 //! | `pack`, `operands` | operands in the form that kernels read |
 //! | `blocks` | a part of a product, block by block |
 //! | `thin` | products of few rows, which no kernel needs |
