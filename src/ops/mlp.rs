@@ -15,8 +15,8 @@
 use super::activation::{self, Activation};
 use super::linear;
 use super::rows::or_empty;
-use crate::device::Device;
 use crate::device::cuda::{Finish, Product};
+use crate::device::{Cuda, Device};
 use crate::tensor::Tensor;
 
 /// act = f(inner), inner = x Wᵀ + b.
@@ -47,12 +47,17 @@ pub fn backward(
     }
 }
 
+/// The GPU, for a nonlinearity that the end of a product can be.
+fn fusing(dev: &Device, kind: Activation) -> Option<&Cuda> {
+    match dev {
+        Device::Cuda(d) if kind == Activation::Gelu => Some(d),
+        _ => None,
+    }
+}
+
 /// Whether it was done.
 fn fused_forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>) -> bool {
-    let Device::Cuda(d) = dev else { return false };
-    if kind != Activation::Gelu {
-        return false;
-    }
+    let Some(d) = fusing(dev, kind) else { return false };
     assert_eq!(
         (act.rows, act.cols, act.rows, w.cols),
         (inner.rows, inner.cols, x.rows, x.cols),
@@ -83,10 +88,7 @@ fn fused_backward(
     inner: Tensor,
     w: Tensor,
 ) -> bool {
-    let Device::Cuda(d) = dev else { return false };
-    if kind != Activation::Gelu {
-        return false;
-    }
+    let Some(d) = fusing(dev, kind) else { return false };
     assert!([dinner, act].iter().all(|t| (t.rows, t.cols) == (inner.rows, inner.cols)), "mlp: {dinner:?}, {act:?}, {inner:?}");
     assert!((w.rows, w.cols) == (dy.cols, act.cols) && dy.rows == act.rows, "mlp: w {w:?}, dy {dy:?} of {act:?}");
     assert!((dw.rows, dw.cols) == (w.rows, w.cols) && db.is_none_or(|b| b.len() == w.rows), "mlp: dw {dw:?}, db {db:?} of {w:?}");
