@@ -14,6 +14,7 @@ use crate::model::layout::{self, Layout, Place};
 use crate::model::{Group, Parameter, Pass, Schedule, init};
 use crate::ops::{elementwise, embedding, linear, loss, norm, rope};
 use crate::tensor::{Kind, Plan, Tensor};
+use std::ops::Range;
 
 /// What the backward finds in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,12 +151,12 @@ impl Decoder {
     pub fn logit_rows(&self) -> usize {
         self.logits.rows
     }
-    /// In the order of the files.
     /// Where the weights of all groups lie.
-    pub fn weights_range(&self) -> std::ops::Range<usize> {
+    pub fn weights_range(&self) -> Range<usize> {
         let [first, last] = [self.groups.first(), self.groups.last()].map(|group| group.expect("a model has groups"));
         first.weights.start..last.weights.end
     }
+    /// In the order of the files.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }

@@ -49,11 +49,12 @@ pub fn run(run: &Run) -> Result<()> {
         DeviceKind::Cuda => Some(Gpu::of(0)?),
     };
     let mut found = vec![];
-    for (layer, size) in layers.into_iter().filter(|_| gpu.is_some()) {
-        let rates = on_gpu(gpu.as_ref().expect("a GPU"), size, precision)?;
-        found.extend([("NT", rates[0]), ("NN, TN", rates[1])].map(|(layout, rates)| (layer, layout, size, rates)));
-    }
-    for (layer, size) in layers.into_iter().filter(|_| gpu.is_none()) {
+    for (layer, size) in layers {
+        if let Some(gpu) = &gpu {
+            let rates = on_gpu(gpu, size, precision)?;
+            found.extend([("NT", rates[0]), ("NN, TN", rates[1])].map(|(layout, rates)| (layer, layout, size, rates)));
+            continue;
+        }
         let once: f64 = Layer::measure(size, precision, threads, 1)?[0].iter().map(|row| row.time.as_secs_f64()).sum();
         let repeats = ((SECONDS / once) as usize).max(LEAST);
         let runs = Layer::measure(size, precision, threads, repeats)?;

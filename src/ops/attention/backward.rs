@@ -23,7 +23,7 @@ const KEYS: usize = 96;
 /// Elements that a task works in.
 pub fn room(h: Heads) -> usize {
     let d = h.size;
-    let tiles = 2 * takes(KEYS * d) + 2 * takes(KEYS * ROWS) + takes(ROWS);
+    let tiles = 2 * takes(KEYS * d) + 2 * takes(KEYS * ROWS);
     let of_keys = 2 * takes(gemm::room(KEYS, d)) + takes(gemm::room(d, KEYS));
     let of_rows = 2 * takes(gemm::room(ROWS, d)) + 2 * takes(gemm::room(d, ROWS));
     tiles + of_keys + of_rows + 2 * takes(gemm::room(KEYS, ROWS)) + takes(gemm::room(ROWS, KEYS))
@@ -73,8 +73,7 @@ fn key_head(
     with_room(room(h), |mut room| {
         let [k, v] = [(); 2].map(|()| room.take(KEYS * d));
         let [p, ds] = [(); 2].map(|()| room.take(KEYS * ROWS));
-        let deltas = room.take(ROWS);
-        let mut lses = [0f32; ROWS];
+        let [mut lses, mut deltas] = [[0f32; ROWS]; 2];
         let [for_k, for_v] = [(); 2].map(|()| room.units(KEYS, d));
         let for_k_again = room.units(d, KEYS);
         let [for_q, for_dy] = [(); 2].map(|()| room.units(ROWS, d));
@@ -83,7 +82,7 @@ fn key_head(
         let for_ds_again = room.units(ROWS, KEYS);
         for (head, top) in heads.flat_map(|head| (0..t).step_by(ROWS).map(move |top| (head, top))) {
             let n = ROWS.min(t - top);
-            for (r, (lse_of, delta)) in lses.iter_mut().zip(deltas.iter_mut()).take(n).enumerate() {
+            for (r, (lse_of, delta)) in lses.iter_mut().zip(&mut deltas).take(n).enumerate() {
                 let at = (base + top + r) * h.q + head;
                 (*lse_of, *delta) = (lse[at], row_dot(&dy[at * d..][..d], &y[at * d..][..d]));
             }
@@ -116,7 +115,7 @@ fn key_head(
                     while end < n && start(top + end) <= first + j {
                         end += 1;
                     }
-                    gradients(p, ds, sees(j..j + 1).min(end), end, scale, &lses, deltas);
+                    gradients(p, ds, sees(j..j + 1).min(end), end, scale, &lses, &deltas);
                 }
                 let k = products.right(for_k_again, Layout::NN, (k, d), d, keys);
                 let p = products.left(for_p, Layout::NN, (p, ROWS), keys, n);
