@@ -1,4 +1,5 @@
 //! What a run leaves for people while it goes on: lines, the progress bar, `metrics.h5`.
+use crate::commands::energy::Meter;
 use crate::commands::gauge::Gauge;
 use crate::commands::{report, write_json};
 use crate::config::Run;
@@ -14,6 +15,8 @@ pub struct Output {
     /// Rank 0's, where one is wanted.
     pub mllog: Option<Mllog>,
     pub memory: memory::Sampler,
+    /// Of every rank.
+    pub meter: Meter,
     /// Of rank 0's GPU.
     pub gauge: Option<Gauge>,
     /// Kinds of memory and their planned bytes.

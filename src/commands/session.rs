@@ -134,8 +134,9 @@ impl Session {
         let model_seconds = clock.elapsed().as_secs_f64();
 
         let device = gpu.as_ref().map_or("cpu".into(), |gpu| gpu.name().to_string());
-        let energy_of = Meter::start(launch, &dev).of().into();
-        let start = Start { energy_of, ..start_record(run, launch, &model, steps, corpus_seconds, model_seconds) };
+        let meter = Meter::start(launch, &dev);
+        let start =
+            Start { energy_of: meter.of().into(), ..start_record(run, launch, &model, steps, corpus_seconds, model_seconds) };
         let continues = resumed.is_some().then_some(from);
         let metrics = launch
             .agree(launch.leads().then(|| open_metrics(run, launch, &device, seats, &start, &first, continues)).transpose())?;
@@ -145,7 +146,7 @@ impl Session {
             Session { network, dev, model, optim, schedule, stage, data, share, evals, from, steps, samples, corpus, tokenizer };
         let gauge = if launch.leads() { Gauge::of(&session.dev) } else { None };
         let memory = metrics::memory::Sampler::start(launch.comm().views());
-        Ok((session, Output { console, metrics, mllog: None, memory, gauge, rows }))
+        Ok((session, Output { console, metrics, mllog: None, memory, meter, gauge, rows }))
     }
 
     /// The rows of a step on this rank, read ahead from where the run stands.

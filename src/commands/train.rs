@@ -1,7 +1,6 @@
 //! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
 use crate::checkpoint;
 use crate::commands::account::{Accounts, Sent};
-use crate::commands::energy::Meter;
 use crate::commands::mlperf;
 use crate::commands::output::Output;
 use crate::commands::session::Session;
@@ -45,8 +44,8 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
     let between_gpus = s.network.as_ref().map(|network| network.beside(launch.comm()));
     let comm = between_gpus.as_ref().map_or(launch.comm(), |beside| beside);
     let mut parallel = Parallel::new(&s.dev, comm, s.model.groups(), s.stage);
-    let mut meter = Meter::start(launch, &s.dev);
-    meter.complaint().iter().for_each(|line| output.console.say(line));
+    output.meter.complaint().iter().for_each(|line| output.console.say(line));
+    output.meter.lap(); // what the start has used is no step's
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
     let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), None);
@@ -70,7 +69,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         let step_time = accounts.step_time.max(began.elapsed());
         let evaluation = eval_time.unwrap_or_else(|| step_time * passes(s) / micro_steps as u32);
         let needed = until_the_next_word(run, step, parallel.lag(), step_time, evaluation, save_time);
-        let verdict = parallel.settle(loss, must_stop(run, launch, needed), meter.lap(), run.optim.clip);
+        let verdict = parallel.settle(loss, must_stop(run, launch, needed), output.meter.lap(), run.optim.clip);
         let updating = Instant::now();
         s.optim.step(&s.dev, s.schedule.lr(step), step + 1, verdict);
         let updated = updating.elapsed();
