@@ -42,6 +42,7 @@ needed_by() { # FILE…: the libraries that the loader finds for them
     found=$(ldd "$@" 2>/dev/null || true)
     awk '$2 == "=>" && $3 ~ /^\// { print $3 }' <<<"$found" | sort -u | grep -Ev "$nodes_own" || true
 }
+export PATH=$PATH:/usr/sbin:/sbin # ldconfig's, which a user's own path may lack
 place() { # NAME: where the loader finds the library. It reads to the end: who writes into a closed pipe dies, and the script with it.
     ldconfig -p | awk -v name="$1" '!found && $1 == name { found = 1; print $NF }'
 }

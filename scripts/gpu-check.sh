@@ -128,7 +128,7 @@ libraries() {
     echo "$found"
 }
 
-export PATH=$here/bin:$PATH DEVICE_ON=gpu LLM_TRAIN_ROOT=$check LLM_TRAIN_PROGRAM=$here/bin/llm-train
+export PATH=$here/bin:$PATH:/usr/sbin:/sbin DEVICE_ON=gpu LLM_TRAIN_ROOT=$check LLM_TRAIN_PROGRAM=$here/bin/llm-train
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 # A part alone, in a process that can be ended.

@@ -20,6 +20,7 @@ have pkg-config || missing+=(pkg-config)
 have mpicc && have mpirun || missing+=(libopenmpi-dev openmpi-bin)
 # libclang, and the headers that it reads C with.
 any() { for pattern; do compgen -G "$pattern" >/dev/null && return 0; done; return 1; }
+have ldconfig || PATH=$PATH:/usr/sbin:/sbin
 libclang() { any "/usr/lib/llvm-*/lib/libclang*.so*" "/usr/lib/*/libclang*.so*" "/usr/lib64/libclang*.so*" || ldconfig -p 2>/dev/null | grep libclang >/dev/null; }
 headers() { any "/usr/lib/llvm-*/lib/clang/*/include/stddef.h" "/usr/lib*/clang/*/include/stddef.h"; }
 [ -n "${LIBCLANG_PATH:-}" ] || have clang || { libclang && headers; } || missing+=(libclang-dev clang)

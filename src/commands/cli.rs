@@ -124,7 +124,7 @@ pub struct EvalArgs {
 }
 
 /// The name, version and git revision of this program.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("LLM_TRAIN_REVISION"), ")");
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("LLM_TRAIN_BUILT_FROM"), ")");
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -188,7 +188,7 @@ pub fn spoken_of() -> Command {
     let whole =
         Command::new("llm-train").version(VERSION).about(about).before_help(EXAMPLES).help_template(ORDER).subcommands(commands);
     options(whole)
-        .override_usage("[mpirun -n N | srun] llm-train [OPTIONS]\n       llm-train <COMMAND> …")
+        .override_usage("[mpirun -n N | srun] llm-train [OPTIONS]\n       llm-train <COMMAND> ...")
         .args_conflicts_with_subcommands(true)
         .max_term_width(120)
 }

@@ -399,7 +399,7 @@ fn start_record(run: &Run, launch: &Launch, model: &Decoder, steps: u64, corpus:
         steps,
         configuration: run.to_toml(),
         version: env!("CARGO_PKG_VERSION").into(),
-        revision: env!("LLM_TRAIN_REVISION").into(),
+        revision: env!("LLM_TRAIN_BUILT_FROM").into(),
         command_line: std::env::args().collect::<Vec<_>>().join(" "),
         hosts: launch.hosts().join(","),
         mpi: launch.library.clone(),

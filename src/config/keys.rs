@@ -119,7 +119,7 @@ pub const KEYS: &[Key] = &[
         "Training corpora (file or prefix) and their shares in the blend"),
     key("data", "val", "val-data", List("FILE"), Else("no evaluation"), "Held-out corpora, each evaluated by itself"),
     key("data", "synthetic", "synthetic-data", Switch("no-synthetic-data"), Is("false"), "Train on made-up tokens; no corpus is read"),
-    key("data", "synthetic_vocab", "synthetic-vocab", WIDE, Else("the model's vocabulary"), "Made-up tokens lie in 0 … N − 1"),
+    key("data", "synthetic_vocab", "synthetic-vocab", WIDE, Else("the model's vocabulary"), "Made-up tokens lie in [0, N)"),
     key("data", "tokenizer", "tokenizer", FILE, Else("the one beside the model or corpus, if any"),
         "tokenizer.json, to go with checkpoints and to count bytes"),
     key("data", "check", "check-data", Switch("no-check-data"), Is("false"), "Scan all tokens of the corpora before step 1"),

@@ -65,8 +65,11 @@ fn it_runs_from_a_bundle_that_was_moved_and_sees_what_fails() {
     let scratch = tempfile::tempdir().unwrap();
     let made = scratch.path().join("made");
     let mut bundle = Command::new(root().join("scripts/bundle.sh"));
+    let built = || std::fs::metadata(std::env::current_exe().unwrap()).unwrap().modified().unwrap();
+    let before = built();
     let done = bundle.args(["--gpu-check", "--program", PROGRAM]).arg(&made).output().unwrap();
     assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert_eq!(built(), before, "the bundle was to take the tests that are built, not to build them anew under those that run");
     let archive = std::fs::metadata(scratch.path().join("made.tar.gz")).unwrap().len();
     assert!(archive < 64 << 20, "{archive} bytes are much to carry");
     let moved = scratch.path().join("on the node");

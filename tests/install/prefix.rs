@@ -69,7 +69,7 @@ fn man_pages_say_what_the_help_says() {
     assert!(!page.contains("install-pages"), "what is only for installing is not spoken of");
     // Where there is a man, it finds the page and has nothing to complain of.
     if bash("command -v man && command -v groff").status.success() {
-        let shown = bash(&format!("MANPATH='{}/share/man' man --warnings -P cat llm-train", installed().display()));
+        let shown = bash(&format!("MANPATH='{}/share/man' LC_ALL=C man --warnings -P cat llm-train", installed().display()));
         let words = text(&shown);
         assert!(shown.status.success() && words.contains("EXIT STATUS") && !words.contains("warning:"), "{words}");
     }
