@@ -78,6 +78,19 @@ impl Plan {
         self.grow(kind, t.len());
         t
     }
+    /// What two plans need one after the other, in the same place: its elements, and the tensors of both.
+    pub fn in_turn<A, B>(
+        &mut self,
+        kind: Kind,
+        first: impl FnOnce(&mut Plan) -> A,
+        second: impl FnOnce(&mut Plan) -> B,
+    ) -> (Tensor, A, B) {
+        self.pad_to(kind, ALIGN);
+        let (mut other, from) = (self.clone(), self.len);
+        let tensors = (first(self), second(&mut other));
+        self.grow(kind, other.len.saturating_sub(self.len));
+        (Tensor::range(from, self.len), tensors.0, tensors.1)
+    }
     pub fn vector(&mut self, kind: Kind, cols: usize) -> Tensor {
         self.matrix(kind, 1, cols)
     }

@@ -19,12 +19,9 @@ use crate::tensor::{Kind, Plan, Tensor};
 pub struct Weights {
     pub qkv: Tensor,
     pub out: Tensor,
-    pub up: Tensor,
-    pub down: Tensor,
     pub qkv_bias: Option<Tensor>,
     pub out_bias: Option<Tensor>,
-    pub up_bias: Option<Tensor>,
-    pub down_bias: Option<Tensor>,
+    pub mlp: mlp::Layers,
     pub norm1: Affine,
     pub norm2: Affine,
     /// γ of the query heads and of the key heads.
@@ -151,7 +148,7 @@ impl Saved {
     }
 }
 
-/// Gradients in flight; one set serves every block.
+/// Gradients in flight; one set serves every block. Those of attention and those of the MLP lie in the same place.
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
     pub n: Tensor,
@@ -159,33 +156,33 @@ pub struct Flight {
     pub raw: Option<Tensor>,
     pub att: Tensor,
     pub up: Tensor,
-    pub act: Tensor,
+    /// For SwiGLU.
+    pub act: Option<Tensor>,
+    /// The place.
+    shared: Tensor,
 }
 
 impl Flight {
     pub fn plan(p: &mut Plan, s: &Saved) -> Flight {
-        let mut like = |t: Tensor| p.matrix(Kind::Activations, t.rows, t.cols);
-        Flight {
-            n: like(s.n1),
-            qkv: like(s.qkv),
-            raw: s.raw.map(|[raw, _]| like(raw)),
-            att: like(s.att),
-            up: like(s.up),
-            act: like(s.act),
-        }
+        let like = |p: &mut Plan, t: Tensor| p.matrix(Kind::Activations, t.rows, t.cols);
+        let n = like(p, s.n1);
+        let (shared, (up, act), (qkv, raw, att)) = p.in_turn(
+            Kind::Activations,
+            |p| (like(p, s.up), (s.up.cols != s.act.cols).then(|| like(p, s.act))),
+            |p| (like(p, s.qkv), s.raw.map(|[raw, _]| like(p, raw)), like(p, s.att)),
+        );
+        Flight { n, qkv, raw, att, up, act, shared }
     }
-}
 
-impl Flight {
-    pub fn activations(&self) -> Vec<Tensor> {
-        [self.n, self.qkv, self.att, self.up, self.act].into_iter().chain(self.raw).collect()
+    pub fn activations(&self) -> [Tensor; 2] {
+        [self.n, self.shared]
     }
 }
 
 /// y from x.
 pub fn forward(dev: &Device, k: &Wiring, y: Tensor, x: Tensor, w: &Weights, s: &Saved, rows: &Rows) {
     fill(dev, k, x, w, s, rows);
-    linear::forward(dev, y, s.act, w.down, w.down_bias, Some(s.m));
+    linear::forward(dev, y, s.act, w.mlp.down, w.mlp.down_bias, Some(s.m));
 }
 
 /// All of the forward but its last product: everything the backward reads. Recomputation calls this again.
@@ -211,13 +208,12 @@ pub fn fill(dev: &Device, k: &Wiring, x: Tensor, w: &Weights, s: &Saved, rows: &
     linear::forward(dev, s.m, s.att, w.out, w.out_bias, Some(x));
 
     norm::forward(dev, k.norm, k.eps, s.n2, s.n2_stats, s.m, w.norm2.gamma, w.norm2.beta);
-    mlp::forward(dev, k.activation, s.act, s.up, s.n2, w.up, w.up_bias);
+    mlp::forward(dev, k.activation, s.act, s.up, s.n2, &w.mlp);
 }
 
 /// `d` holds ∂L/∂y on entry and ∂L/∂x on return; gradients of the parameters are added to `g`.
 pub fn backward(dev: &Device, k: &Wiring, d: Tensor, x: Tensor, w: &Weights, g: &Weights, s: &Saved, f: &Flight, rows: &Rows) {
-    mlp::backward(dev, k.activation, f.up, f.act, g.down, g.down_bias, d, s.act, s.up, w.down);
-    linear::backward(dev, f.n, g.up, g.up_bias, f.up, s.n2, w.up);
+    mlp::backward(dev, k.activation, f.n, f.up, f.act, &g.mlp, d, s.n2, s.act, s.up, &w.mlp);
     norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma);
 
     linear::backward(dev, f.att, g.out, g.out_bias, d, s.att, w.out);

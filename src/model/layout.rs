@@ -10,6 +10,7 @@
 use crate::model::block::{Affine, Weights};
 use crate::model::config::{Config, Family};
 use crate::model::{Group, Parameter, gpt2, llama, opt};
+use crate::ops::mlp::Layers;
 use crate::ops::norm::Norm;
 use crate::tensor::{ALIGN, Kind, Plan, Tensor};
 use std::ops::Range;
@@ -142,12 +143,12 @@ impl Layout {
             Place::KNorm => b?.qk_norm.map(|[_, k]| k),
             Place::Out => b.map(|b| b.out),
             Place::OutBias => b?.out_bias,
-            Place::Up => b.map(|b| b.up.rows(0, f)),
-            Place::UpBias => b?.up_bias.map(|t| slice(t, 0..f)),
-            Place::Gate => b.filter(|_| gated).map(|b| b.up.rows(f, f)),
-            Place::GateBias => b?.up_bias.filter(|_| gated).map(|t| slice(t, f..2 * f)),
-            Place::Down => b.map(|b| b.down),
-            Place::DownBias => b?.down_bias,
+            Place::Up => b.map(|b| b.mlp.up.rows(0, f)),
+            Place::UpBias => b?.mlp.up_bias.map(|t| slice(t, 0..f)),
+            Place::Gate => b.filter(|_| gated).map(|b| b.mlp.up.rows(f, f)),
+            Place::GateBias => b?.mlp.up_bias.filter(|_| gated).map(|t| slice(t, f..2 * f)),
+            Place::Down => b.map(|b| b.mlp.down),
+            Place::DownBias => b?.mlp.down_bias,
         }
     }
 
@@ -214,7 +215,8 @@ fn block(p: &mut Plan, kind: Kind, c: &Config) -> (Weights, usize) {
     let (up_bias, down_bias) = (bias(c.mlp_bias, up_rows), bias(c.mlp_bias, c.width));
     let (norm1, norm2) = (affine(p, kind, c), affine(p, kind, c));
     let qk_norm = c.qk_norm.then(|| [p.vector(kind, c.head_dim), p.vector(kind, c.head_dim)]);
-    (Weights { qkv, out, up, down, qkv_bias, out_bias, up_bias, down_bias, norm1, norm2, qk_norm }, decayed)
+    let mlp = Layers { up, up_bias, down, down_bias };
+    (Weights { qkv, out, qkv_bias, out_bias, mlp, norm1, norm2, qk_norm }, decayed)
 }
 
 fn affine(p: &mut Plan, kind: Kind, c: &Config) -> Affine {

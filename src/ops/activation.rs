@@ -8,10 +8,10 @@
 //!         dup = dy gate σ                  dgate = dy up σ (1 + gate (1 − σ))
 //! ```
 //! y (n, F); x (n, F), for SwiGlu (n, 2F).
-use super::rows::{PIECE, per_task, pieces};
-use super::simd::{sigmoid, wide};
-use crate::device::Device;
+use super::rows::{PIECE, Shared, or_empty, per_task, pieces, sums_over_rows};
+use super::simd::{add_to, sigmoid, wide};
 use crate::device::cuda::Grid;
+use crate::device::{Device, threads};
 use crate::tensor::Tensor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,31 +58,38 @@ pub fn forward(dev: &Device, kind: Activation, y: Tensor, x: Tensor) {
     }
 }
 
-/// dx = dy f′(x).
-pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Tensor, x: Tensor) {
-    assert_eq!((x.rows, x.cols), (dy.rows, kind.inputs() * dy.cols), "{kind:?}: x {x:?} for dy {dy:?}");
+/// dx = dy f′(x). Without `dy`, dx holds it on entry: not for [`Activation::SwiGlu`], whose dx is wider.
+///
+/// sums += Σ_rows dx, where they are asked for: the gradient of the bias that x has. On a GPU that is the end of a product.
+pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Option<Tensor>, x: Tensor, sums: Option<Tensor>) {
+    let f = x.cols / kind.inputs();
     assert_eq!((dx.rows, dx.cols), (x.rows, x.cols), "{kind:?}: dx {dx:?} for x {x:?}");
-    let f = dy.cols;
-    let _at = dev.tally("activation backward", 0, &[dx, dy, x]);
+    assert!(dy.map_or(kind.inputs() == 1, |dy| (dy.rows, dy.cols) == (x.rows, f)), "{kind:?}: dy {dy:?} for x {x:?}");
+    assert!(sums.is_none_or(|sums| sums.len() == x.cols), "{kind:?}: sums {sums:?} of x {x:?}");
+    let (behind, sums) = (dy.unwrap_or(dx), or_empty(sums));
+    let _at = dev.tally("activation backward", 0, &[dx, behind, x, sums, sums]);
     match dev {
-        Device::Cpu(d) => d.arena.op([dx], [dy, x], |[dx], [dy, x]| {
-            let step = if kind == Activation::SwiGlu { per_task(f) * f } else { PIECE };
-            let wide = kind.inputs() * step;
-            pieces([(dx, wide)], [(dy, step), (x, wide)], |_, [dx], [dy, x]| match kind {
-                Activation::Gelu => gelu_backward(dx, dy, x),
-                Activation::Relu => relu_backward(dx, dy, x),
-                Activation::SwiGlu => {
-                    let rows = dx.chunks_exact_mut(2 * f).zip(dy.chunks_exact(f)).zip(x.chunks_exact(2 * f));
-                    rows.for_each(|((dx, dy), x)| {
-                        let (dup, dgate) = dx.split_at_mut(f);
-                        swiglu_backward(dup, dgate, dy, &x[..f], &x[f..]);
-                    });
-                }
-            });
+        Device::Cpu(d) => d.arena.op([dx, sums], [or_empty(dy), x], |[dx, sums], [dy, x]| {
+            let wide = kind.inputs() * f;
+            let (n, dx) = (x.len() / wide, Shared::new(dx));
+            let row = |r: usize, sums: &mut [f32]| {
+                // SAFETY: the row is this task's alone.
+                let dx = unsafe { dx.piece(r * wide, wide) };
+                row_backward(kind, dx, dy.get(r * f..(r + 1) * f).unwrap_or(&[]), &x[r * wide..][..wide]);
+                add_to(sums, &dx[..sums.len()]);
+            };
+            if sums.is_empty() {
+                let some = per_task(wide);
+                threads::each(n.div_ceil(some), |i| (i * some..n.min((i + 1) * some)).for_each(|r| row(r, &mut [])));
+            } else {
+                sums_over_rows([sums], n, |r, [sums]| row(r, sums));
+            }
         }),
         Device::Cuda(d) => {
-            let n = dy.rows;
-            let ([dx], [dy, x]) = d.op([dx], [dy, x]);
+            assert!(sums.is_empty(), "{kind:?}: sums are the end of the product that reads dx");
+            let n = x.rows;
+            let ([dx], [dy, x]) = d.op([dx], [or_empty(dy), x]);
+            let dy = if dy == 0 { dx } else { dy };
             let name = match kind {
                 Activation::Gelu => "gelu_backward",
                 Activation::Relu => "relu_backward",
@@ -90,8 +97,26 @@ pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Tensor, x: Tenso
             };
             d.launch(name, Grid::over(n * f.div_ceil(8)), &[dx, dy, x, n as u64, f as u64]);
         }
-        Device::Reference(d) => d.arena.op([dx], [dy, x], |[dx], [dy, x]| reference::backward(kind, dx, dy, x, f)),
+        Device::Reference(d) => d.arena.op([dx, sums], [or_empty(dy), x], |[dx, sums], [dy, x]| {
+            let held = dx.to_vec();
+            reference::backward(kind, dx, if dy.is_empty() { &held } else { dy }, x, f);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum += dx.iter().skip(i).step_by(kind.inputs() * f).sum::<f64>();
+            }
+        }),
     }
+}
+
+/// One row's dx, which holds dy on entry where dy is empty.
+fn row_backward(kind: Activation, dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    if kind == Activation::SwiGlu {
+        let ((dup, dgate), (up, gate)) = (dx.split_at_mut(dy.len()), x.split_at(dy.len()));
+        return swiglu_backward(dup, dgate, dy, up, gate);
+    }
+    if !dy.is_empty() {
+        dx.copy_from_slice(dy);
+    }
+    if kind == Activation::Gelu { gelu_backward(dx, x) } else { relu_backward(dx, x) }
 }
 
 /// 2 √(2/π), and that times 0.044715.
@@ -105,12 +130,13 @@ wide! {
         }
     }
 
-    fn gelu_backward(dx: &mut [f32], dy: &[f32], x: &[f32]) {
-        for ((dx, dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+    /// dx ← dx f′(x), as below.
+    fn gelu_backward(dx: &mut [f32], x: &[f32]) {
+        for (dx, &x) in dx.iter_mut().zip(x) {
             let square = CUBIC * x * x;
             let s = sigmoid(x * (square + LINEAR));
             let slope = square.mul_add(3.0, LINEAR);
-            *dx = dy * (x * s * (1.0 - s)).mul_add(slope, s);
+            *dx *= (x * s * (1.0 - s)).mul_add(slope, s);
         }
     }
 
@@ -121,9 +147,9 @@ wide! {
         }
     }
 
-    fn relu_backward(dx: &mut [f32], dy: &[f32], x: &[f32]) {
-        for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
-            *dx = if x > 0.0 { dy } else { 0.0 };
+    fn relu_backward(dx: &mut [f32], x: &[f32]) {
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx = if x > 0.0 { *dx } else { 0.0 };
         }
     }
 

@@ -1,15 +1,18 @@
-//! A linear layer and a nonlinearity, one behind the other, as an MLP has them.
+//! An MLP: a linear layer, a nonlinearity, and a linear layer.
 //!
 //! ```text
 //! forward     inner = x Wᵀ + b        act = f(inner)                       x (n, C), W (F, C), act (n, F)
-//! backward    dact  = dy W            dinner = dact f′(inner)              dy, y (n, C), W (C, F): the layer behind
-//!             dW += dyᵀ act           db += Σ_rows dy
+//!             y = act Vᵀ + c          is a linear layer as any other       V (C, F)
+//! backward    dact  = dy V            dinner = dact f′(inner)              dx = dinner W
+//!             dV += dyᵀ act           dc += Σ_rows dy
+//!             dW += dinnerᵀ x         db += Σ_rows dinner
 //! ```
-//! `inner` and `dinner` are (n, F), for SwiGLU (n, 2F). On the CPU these are [`linear`] and [`activation`], one after the other.
+//! `inner` and `dinner` are (n, F), for SwiGLU (n, 2F). On the CPU these are [`linear`] and [`activation`], one after the other;
+//! db is summed up while dinner is made. What a function of one number leaves of dact is not needed: dinner takes its place.
 //!
 //! On a GPU, GELU is the end of its product (cuBLASLt's epilogues `GELU_AUX_BIAS` and `DGELU`), where F is a multiple of 8 and the
 //! library has an algorithm. `inner` is then what the library keeps for the backward, in the activations' own type: the sum
-//! with the bias, before GELU, so that either side may be fused without the other; `dact` is left as it was. The library's
+//! with the bias, before GELU, so that either side may be fused without the other. The library's
 //! GELU is the tanh form, as ours. Its ReLU makes a NaN 0, where ours does not, and keeps bits for the backward: ReLU has its own
 //! kernels, as SwiGLU has, which reads two columns for one.
 use super::activation::{self, Activation};
@@ -19,32 +22,46 @@ use crate::device::cuda::{Finish, Product};
 use crate::device::{Cuda, Device};
 use crate::tensor::Tensor;
 
-/// act = f(inner), inner = x Wᵀ + b.
-pub fn forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>) {
-    if !fused_forward(dev, kind, act, inner, x, w, b) {
-        linear::forward(dev, inner, x, w, b, None);
+/// The parameters, W, b, V and c above, or their gradients.
+#[derive(Clone, Copy, Debug)]
+pub struct Layers {
+    pub up: Tensor,
+    pub up_bias: Option<Tensor>,
+    pub down: Tensor,
+    pub down_bias: Option<Tensor>,
+}
+
+/// act and inner.
+pub fn forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Tensor, w: &Layers) {
+    if !fused_forward(dev, kind, act, inner, x, w.up, w.up_bias) {
+        linear::forward(dev, inner, x, w.up, w.up_bias, None);
         activation::forward(dev, kind, act, inner);
     }
 }
 
-/// The gradient before the nonlinearity, from that behind the layer after it, whose parameters' gradients are added to.
-/// `dact` is room for the gradient between the two.
+/// dx, dinner, and what is added to the parameters' gradients `g`. `dact` is room for the gradient behind the nonlinearity:
+/// SwiGLU alone needs it.
 pub fn backward(
     dev: &Device,
     kind: Activation,
+    dx: Tensor,
     dinner: Tensor,
-    dact: Tensor,
-    dw: Tensor,
-    db: Option<Tensor>,
+    dact: Option<Tensor>,
+    g: &Layers,
     dy: Tensor,
+    x: Tensor,
     act: Tensor,
     inner: Tensor,
-    w: Tensor,
+    w: &Layers,
 ) {
-    if !fused_backward(dev, kind, dinner, dw, db, dy, act, inner, w) {
-        linear::backward(dev, dact, dw, db, dy, act, w);
-        activation::backward(dev, kind, dinner, dact, inner);
+    let mut left = g.up_bias;
+    if !fused_backward(dev, kind, dinner, g.down, g.down_bias, dy, act, inner, w.down) {
+        linear::backward(dev, dact.unwrap_or(dinner), g.down, g.down_bias, dy, act, w.down);
+        // on a GPU the sums are the end of the product that reads dinner
+        let sums = left.take_if(|_| !matches!(dev, Device::Cuda(_)));
+        activation::backward(dev, kind, dinner, dact, inner, sums);
     }
+    linear::backward(dev, dx, g.up, left, dinner, x, w.up);
 }
 
 /// The GPU, for a nonlinearity that the end of a product can be.

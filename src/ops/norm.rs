@@ -10,7 +10,7 @@
 //! ```
 //! x, y (n, C); γ, β (1, C); stats (n, 2) keeps (mean, r), the mean of Rms being 0. dx is added to, because the gradient
 //! of the residual stream, which skips the norm, already lies there.
-use super::rows::{Shared, or_empty, ordered_sums_of_rows, per_task, pieces};
+use super::rows::{Shared, or_empty, per_task, pieces, sums_over_rows};
 use super::simd::{add_to, sum, wide};
 use crate::device::Device;
 use crate::device::cuda::{BLOCKS, Grid, float};
@@ -70,17 +70,14 @@ pub fn backward(
     match dev {
         Device::Cpu(d) => d.arena.op(outs, [dy, x, stats, gamma], |[dx, dgamma, dbeta], [dy, x, stats, gamma]| {
             // one pass: a row's dx and its part of the sums, while it is in cache
-            let (n, dx) = (x.len() / c, Shared::new(dx));
-            let some = n.div_ceil(MOST_PARTS).max(ROWS_OF_PART);
-            ordered_sums_of_rows([dgamma, dbeta], n.div_ceil(some), |part, [dgamma, dbeta]| {
-                for r in part * some..n.min((part + 1) * some) {
-                    let [dy, x] = [dy, x].map(|rows| &rows[r * c..][..c]);
-                    let stats = [stats[2 * r], stats[2 * r + 1]];
-                    // SAFETY: the row is this task's alone.
-                    row_backward(kind, unsafe { dx.piece(r * c, c) }, dy, x, stats, gamma);
-                    add_gamma(dgamma, dy, x, stats[0], stats[1]);
-                    add_to(dbeta, &dy[..dbeta.len()]);
-                }
+            let dx = Shared::new(dx);
+            sums_over_rows([dgamma, dbeta], x.len() / c, |r, [dgamma, dbeta]| {
+                let [dy, x] = [dy, x].map(|rows| &rows[r * c..][..c]);
+                let stats = [stats[2 * r], stats[2 * r + 1]];
+                // SAFETY: the row is this task's alone.
+                row_backward(kind, unsafe { dx.piece(r * c, c) }, dy, x, stats, gamma);
+                add_gamma(dgamma, dy, x, stats[0], stats[1]);
+                add_to(dbeta, &dy[..dbeta.len()]);
             });
         }),
         Device::Cuda(d) => {
@@ -109,11 +106,6 @@ fn check(kind: Norm, stats: Tensor, x: Tensor, gamma: Tensor, beta: Option<Tenso
     assert!((stats.rows, stats.cols) == (x.rows, 2) && gamma.len() == x.cols, "norm: stats {stats:?}, gamma {gamma:?}, x {x:?}");
     assert!(beta.is_none_or(|b| kind == Norm::Layer && b.len() == x.cols), "norm: beta {beta:?} for {kind:?} of {x:?}");
 }
-
-/// Rows that a part of dgamma's and dbeta's sums has, so that sums of many rows lose fewer bits; and the most parts there
-/// are, which bounds their memory. Measured, the first.
-const ROWS_OF_PART: usize = 32;
-const MOST_PARTS: usize = 128;
 
 wide! {
     fn row_forward(kind: Norm, eps: f32, y: &mut [f32], x: &[f32], gamma: &[f32], beta: &[f32]) -> [f32; 2] {

@@ -81,6 +81,21 @@ pub fn ordered_sums_of_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: 
     });
 }
 
+/// out += Σ f(row) for row < n, by parts of rows: `f(row, sums)` adds a row to the sums of its part. A part's sums are added up
+/// by one task in the order of the rows, the parts in theirs.
+pub fn sums_over_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: impl Fn(usize, [&mut [f32]; O]) + Sync) {
+    /// Measured: rows of a part, so that sums of many rows lose fewer bits …
+    const ROWS_OF_PART: usize = 32;
+    /// … and the most parts there are, which bounds their memory.
+    const MOST_PARTS: usize = 128;
+    let some = n.div_ceil(MOST_PARTS).max(ROWS_OF_PART);
+    ordered_sums_of_rows(outs, n.div_ceil(some), |part, mut sums| {
+        for row in part * some..n.min((part + 1) * some) {
+            f(row, sums.each_mut().map(|sums| &mut **sums));
+        }
+    });
+}
+
 /// An optional operand for the gate: absent, it is an empty tensor, and its slice is empty.
 pub fn or_empty(t: Option<Tensor>) -> Tensor {
     t.unwrap_or(Tensor { at: 0, rows: 0, cols: 0 })

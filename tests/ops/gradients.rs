@@ -63,9 +63,14 @@ fn of_activations() {
         let mut b = Bench::default();
         let (y, x) = (b.output(n, f), b.matrix(n, kind.inputs() * f));
         let (dy, dx) = (b.matrix(n, f), b.output(n, kind.inputs() * f));
+        let sums = b.filled(1, kind.inputs() * f, vec![1.0; kind.inputs() * f]);
         let dev = b.reference();
         let c = exact(&dev, dy);
-        activation::backward(&dev, kind, dx, dy, x);
+        activation::backward(&dev, kind, dx, Some(dy), x, Some(sums));
+        for (i, sum) in exact(&dev, sums).iter().enumerate() {
+            let column: f64 = exact(&dev, dx).iter().skip(i).step_by(kind.inputs() * f).sum();
+            assert!((sum - 1.0 - column).abs() < 1e-12, "{kind:?}: {sum} for 1 + {column}");
+        }
         differentiate(&format!("{kind:?}"), &dev, x, &exact(&dev, dx), || {
             activation::forward(&dev, kind, y, x);
             against(&dev, y, &c)

@@ -76,9 +76,16 @@ fn of_activations() {
             // −12 … 12: far into both tails
             let x = b.filled(n, cols, (0..n * cols).map(|_| 12.0 * numbers.real()).collect());
             let (y, dx, dy) = (b.output(n, f), b.output(n, cols), b.matrix(n, f));
-            b.agree(&format!("{kind:?} {n} {f}"), &[y, dx], 2e-6, |dev| {
+            let (sums, held) = (b.filled(1, cols, vec![1.0; cols]), b.matrix(n, cols));
+            let dy_apart = (kind.inputs() > 1).then_some(dy);
+            b.agree(&format!("{kind:?} {n} {f}"), &[y, dx, held], 2e-6, |dev| {
                 activation::forward(dev, kind, y, x);
-                activation::backward(dev, kind, dx, dy, x);
+                activation::backward(dev, kind, dx, Some(dy), x, None);
+                activation::backward(dev, kind, held, dy_apart, x, Some(sums));
+            });
+            // of numbers up to 12, which may cancel
+            b.agree(&format!("{kind:?} {n} {f}: sums"), &[sums], 2e-5, |dev| {
+                activation::backward(dev, kind, held, dy_apart, x, Some(sums));
             });
         }
     }

@@ -97,9 +97,3 @@ pub fn load(tile: &mut [f32], matrix: &[f32], rows: Range<usize>, cols: usize, c
         tile.copy_from_slice(&matrix[r * cols + column..][..d]);
     }
 }
-
-/// Which keys of `first .. first + keys` row `i` may see, counted from `first`; positions are those in the sequence.
-pub fn visible(i: usize, start: usize, first: usize, keys: usize) -> Range<usize> {
-    let end = (i + 1).saturating_sub(first).min(keys);
-    start.saturating_sub(first).min(end)..end
-}
