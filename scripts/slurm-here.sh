@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A private Slurm of two virtual nodes, n1 and n2, on this machine, for as long as a command runs:
+# A private Slurm of two virtual nodes, n1 and n2 (or more), on this machine, for as long as a command runs:
 #
 #   scripts/slurm-here.sh srun -N2 -n4 --mpi=pmix hostname
 #   scripts/slurm-here.sh bash                                 to look around
@@ -8,15 +8,19 @@
 # nothing of a Slurm that the machine may have is touched. At the end, however it comes, the daemons are stopped, jobs
 # with them, and the folder is removed. Needs root, and Debian's slurm-wlm and munge (scripts/setup.sh with TESTS=1).
 #   CPUS=4   cores of each virtual node: all are the machine's own, so that they may be more than it has
+#   NODES=2  nodes of the partition `all`; `debug`, the default one, has the first two
+#   GPUS=0   GPUs that Slurm believes each node to have (--gres=gpu:N); nothing that computes is behind them
 set -euo pipefail
 
-[ $# -gt 0 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "$(id -u)" -eq 0 ] || { echo "slurm-here: expected to be root, which slurmd needs" >&2; exit 2; }
 PATH=$PATH:/usr/sbin:/sbin
 for program in slurmctld slurmd munged sbatch; do
     command -v $program >/dev/null || { echo "slurm-here: $program is missing: apt-get install slurm-wlm munge" >&2; exit 2; }
 done
 
+names=() # of the nodes
+for ((i = 1; i <= ${NODES:-2}; i++)); do names+=("n$i"); done
 here=$(mktemp -d "${TMPDIR:-/tmp}/slurm-here.XXXXXX")
 chmod 755 "$here" # munge refuses a socket that others cannot reach
 host=$(hostname -s)
@@ -29,7 +33,7 @@ ours() {
 }
 stop() {
     trap '' INT TERM HUP
-    timeout 5 scancel --full --signal=KILL --partition=debug 2>/dev/null || true
+    timeout 5 scancel --full --signal=KILL --partition=debug,all 2>/dev/null || true
     for pid in "${daemons[@]}" $(ours); do kill "$pid" 2>/dev/null || true; done
     for _ in $(seq 30); do [ -n "$(ours)" ] || break; sleep 0.1; done
     for pid in "${daemons[@]}" $(ours); do kill -KILL "$pid" 2>/dev/null || true; done
@@ -50,8 +54,8 @@ started() { # name, command…: a daemon in the foreground, ended by its number
     disown # the shell has nothing to say when they are ended
 }
 
-mkdir -p "$here"/{state,log,spool/n1,spool/n2,tmp/n1,tmp/n2}
-mkdir -p "$memory"/{n1,n2}
+mkdir -p "$here"/{state,log}
+for name in "${names[@]}"; do mkdir -p "$here/spool/$name" "$here/tmp/$name" "$memory/$name"; done
 # Open MPI names its shared memory by host and local rank: the two nodes, one host here, would write into each other's.
 cat >"$here/prolog" <<'PROLOG'
 #!/bin/sh
@@ -95,22 +99,30 @@ TmpFS=$here/tmp/%n
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 SchedulerParameters=bf_interval=5,sched_interval=5
-NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$(port) CPUs=${CPUS:-4} RealMemory=1000
-NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$(port) CPUs=${CPUS:-4} RealMemory=1000
+GresTypes=gpu
+$(for name in "${names[@]}"; do
+    echo "NodeName=$name NodeHostname=$host NodeAddr=127.0.0.1 Port=$(port) CPUs=${CPUS:-4} RealMemory=1000 Gres=gpu:${GPUS:-0}"
+done)
 PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+PartitionName=all Nodes=n[1-${#names[@]}] MaxTime=INFINITE State=UP OverSubscribe=NO
 CONF
+# slurmd counts only GPUs that have a file.
+for ((i = 0; i < ${GPUS:-0}; i++)); do
+    touch "$here/gpu$i"
+    echo "Name=gpu File=$here/gpu$i" >>"$here/gres.conf"
+done
 export SLURM_CONF=$here/slurm.conf
 for _ in $(seq 100); do [ -S "$here/munge" ] && break; sleep 0.1; done
 
 started slurmctld slurmctld -D
-started n1 slurmd -D -N n1
-started n2 slurmd -D -N n2
+for name in "${names[@]}"; do started "$name" slurmd -D -N "$name"; done
+up() { [ "$(sinfo --noheader --partition=all --format=%D --states=idle 2>/dev/null | head -n 1)" = ${#names[@]} ]; }
 for _ in $(seq 300); do
-    [ "$(sinfo --noheader --format=%D --states=idle 2>/dev/null | head -n 1)" != 2 ] || break
+    ! up || break
     sleep 0.1
 done
-if [ "$(sinfo --noheader --format=%D --states=idle 2>/dev/null | head -n 1)" != 2 ]; then
-    echo "slurm-here: the two nodes did not come up within 30 s" >&2
+if ! up; then
+    echo "slurm-here: the nodes did not come up within 30 s" >&2
     tail -n 5 "$here"/log/* >&2
     exit 1
 fi

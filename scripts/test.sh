@@ -11,7 +11,7 @@ if [ "$(id -u)" -eq 0 ] && have apt-get; then
 fi
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "${site:-}"; [ -z "${site_check:-}" ] || kill "$site_check" 2>/dev/null' EXIT
 failed=0
 step() { # name, command…: what is not a cargo test counts as one test
     echo "== $1"
@@ -19,11 +19,28 @@ step() { # name, command…: what is not a cargo test counts as one test
 }
 
 step "format" cargo fmt --all -- --check
+# All but those of Slurm, which mostly wait for a job's time to pass: they run beside the site's check, which mostly compiles.
+names=$(cd tests && ls -d ./*.rs ./*/main.rs | sed 's|^\./||; s|/main\.rs$||; s|\.rs$||' | grep -vx slurm)
 echo "== tests"
-cargo test --release --no-fail-fast 2>&1 | tee -a "$log" || failed=1
+# shellcheck disable=SC2046,SC2086 # several names
+cargo test --release --no-fail-fast --lib --bins $(printf -- '--test %s ' $names) 2>&1 | tee -a "$log" || failed=1
+cargo test --release --doc 2>&1 | tee -a "$log" || failed=1
 cargo test --release --test ops -- --exact products::which_kernels_are_exercised --nocapture 2>/dev/null | grep "^product kernel"
 step "kernels for sm_80, sm_90a, sm_100a" scripts/cuda-check.sh --table
-step "another site: no network, MPICH, recipes" scripts/site-check.sh
+cargo test --release --test slurm --no-run || failed=1
+site=$(mktemp)
+scripts/site-check.sh >"$site" 2>&1 &
+site_check=$!
+echo "== jobs under Slurm"
+cargo test --release --test slurm -- --test-threads=6 2>&1 | tee -a "$log" || failed=1
+of_site() {
+    local status=0
+    wait "$site_check" || status=$?
+    site_check=""
+    cat "$site"
+    return "$status"
+}
+step "another site: no network, MPICH, recipes" of_site
 step "shell scripts" bash -n scripts/*.sh jobs/*/job.sbatch
 
 passed=$(awk '/^test result:/ {for (i = 1; i < NF; i++) if ($(i+1) ~ /^passed/) n += $i} END {print n + 0}' "$log")

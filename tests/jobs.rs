@@ -65,6 +65,23 @@ fn an_array_is_a_chain() {
     }
 }
 
+/// Where the environment asks Cray MPICH for its GPU library, a program without it would end in MPI_Init.
+#[test]
+fn cray_mpich_carries_the_memory_of_hosts_alone() {
+    for site in ["perlmutter", "alps"] {
+        let dir = tempfile::tempdir().unwrap();
+        let srun = dir.path().join("srun");
+        std::fs::write(&srun, format!("#!/bin/sh\nenv > {}/environment\n", dir.path().display())).unwrap();
+        std::fs::set_permissions(&srun, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new("bash");
+        command.arg(file(site, "job.sbatch")).env("SLURM_SUBMIT_DIR", dir.path()).env("MPICH_GPU_SUPPORT_ENABLED", "1");
+        command.env("PATH", format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap()));
+        assert!(command.output().unwrap().status.success(), "{site}");
+        let environment = std::fs::read_to_string(dir.path().join("environment")).unwrap();
+        assert!(environment.lines().any(|line| line == "MPICH_GPU_SUPPORT_ENABLED=0"), "{site}: {environment}");
+    }
+}
+
 /// What every script says, and that none hides the neighbours' GPUs.
 #[test]
 fn settings_that_a_job_cannot_do_without() {

@@ -405,6 +405,11 @@ fn figures_can_be_recomputed_from_the_file() {
             assert!(json[key][part].is_f64(), "{key}.{part}: {json}");
         }
         assert_eq!(json[key]["n"], 45);
+        // Student's t of 0.975 with 44 degrees of freedom, by tables.
+        let [mean, stddev] = ["mean", "stddev"].map(|part| json[key][part].as_f64().unwrap());
+        let [low, high] = [0, 1].map(|end| json[key]["interval95"][end].as_f64().unwrap());
+        assert!(((high - low) / 2.0 - 2.0154 * stddev / 45f64.sqrt()).abs() < 1e-3 * stddev, "{key}: {json}");
+        assert!(((high + low) / 2.0 / mean - 1.0).abs() < 1e-9, "{key}: {json}");
     }
     assert!((json["tokens_per_second_per_device"]["mean"].as_f64().unwrap() / per_gpu - 1.0).abs() < 1e-12);
     assert!((json["bits_per_byte"].as_f64().unwrap() - held_out / 2f64.ln() / bytes).abs() < 1e-12);

@@ -151,6 +151,11 @@ impl Panel<'_, '_> {
 
     /// Title and legend above, grid and numbers around.
     pub fn frame(&self, title: &str, unit: &str, legend: &[(String, RGBColor)]) -> Drawn {
+        self.frame_at(title, unit, legend, &self.x.ticks((self.width / 75.0) as usize))
+    }
+
+    /// The same with numbers at these places across.
+    pub fn frame_at(&self, title: &str, unit: &str, legend: &[(String, RGBColor)], across: &[f64]) -> Drawn {
         let y = self.top - 12.0;
         text(self.canvas, self.left, y, 13.0, &INK, HPos::Left, title)?;
         let after = self.left + text_width(title, 13.0) + 8.0;
@@ -169,7 +174,7 @@ impl Panel<'_, '_> {
         }
         let bottom = self.top + self.height;
         self.line_of(&[(self.left, bottom), (self.left + self.width, bottom)], FAINT.stroke_width(FINE as u32))?;
-        for tick in self.x.ticks((self.width / 75.0) as usize) {
+        for &tick in across {
             let place = self.at(tick, self.y.from).0 as f64 / FINE;
             self.line_of(&[(place, bottom), (place, bottom + 4.0)], FAINT.stroke_width(FINE as u32))?;
             text(self.canvas, place, bottom + 17.0, 11.0, &FAINT, HPos::Center, &short(tick))?;

@@ -3,7 +3,9 @@
 //! ```text
 //! mean = Σ x / n      stddev = √(Σ (x − mean)² / (n − 1)), 0 for n = 1      median = the middle, or the mean of the middle two
 //! ```
+use super::units::significant;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Stats {
@@ -45,6 +47,21 @@ impl Stats {
         let t = FEW.get(self.n.wrapping_sub(2)).copied().unwrap_or(expanded);
         let half = if self.n > 1 { t * self.stddev / (self.n as f64).sqrt() } else { f64::INFINITY };
         [self.mean - half, self.mean + half]
+    }
+
+    /// `n 20, stddev 1.2, median 98.9, min 97.0, max 101.3, 95 % interval 98.5 to 99.6`: what stands behind the mean in a figure of merit.
+    pub fn words(&self) -> String {
+        let [stddev, median, min, max] = [self.stddev, self.median, self.min, self.max].map(|v| significant(v, 6));
+        let words = format!("n {}, stddev {stddev}, median {median}, min {min}, max {max}", self.n);
+        let [low, high] = self.interval().map(|v| significant(v, 6));
+        if self.n > 1 { format!("{words}, 95 % interval {low} to {high}") } else { words }
+    }
+
+    /// The same for programs, with the interval as `interval95`; its ends are null for n = 1.
+    pub fn json(&self) -> Value {
+        let mut value = json!(self);
+        value["interval95"] = json!(self.interval());
+        value
     }
 
     /// All numbers times `factor`, which is positive.

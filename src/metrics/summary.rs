@@ -2,7 +2,7 @@
 //! Computed from the rows of `metrics.h5` and nothing else.
 //!
 //! ```text
-//! tokens/sec/gpu: 5040.1    mean; stddev 12.3, min 5000.2, max 5100.7
+//! tokens/sec/gpu: 5040.1    n 180, stddev 12.3, median 5041.2, min 5000.2, max 5100.7, 95 % interval 5038.3 to 5041.9
 //! ```
 //! A key at the start of the line, a colon, the number, then words: `tokens/sec/gpu:\s*(\S+)` finds it.
 use super::stats::{Stats, warm_up};
@@ -142,8 +142,7 @@ impl Summary {
         };
         let spread = |out: &mut String, key: &str, stats: Option<Stats>, note: &str| {
             if let Some(s) = stats {
-                let [mean, stddev, min, max] = [s.mean, s.stddev, s.min, s.max].map(|v| significant(v, 6));
-                let _ = writeln!(out, "{key}: {mean}    mean; stddev {stddev}, min {min}, max {max}{note}");
+                let _ = writeln!(out, "{key}: {}    {}{note}", significant(s.mean, 6), s.words());
             }
         };
         spread(
@@ -214,12 +213,12 @@ impl Summary {
             "world_size": start.ranks,
             "steps": self.steps.map(|(first, last)| json!({ "first": first, "last": last })),
             "warm_up_steps": self.warm_up_steps,
-            "tokens_per_second": self.tokens_per_second,
-            "tokens_per_second_per_device": self.per_device(self.tokens_per_second),
-            "step_seconds": self.step_seconds,
-            "tflops_per_device": self.tflops_per_device,
-            "mfu_full": self.mfu().map(|m| m.0),
-            "mfu_causal": self.mfu().map(|m| m.1),
+            "tokens_per_second": self.tokens_per_second.map(|s| s.json()),
+            "tokens_per_second_per_device": self.per_device(self.tokens_per_second).map(|s| s.json()),
+            "step_seconds": self.step_seconds.map(|s| s.json()),
+            "tflops_per_device": self.tflops_per_device.map(|s| s.json()),
+            "mfu_full": self.mfu().map(|m| m.0.json()),
+            "mfu_causal": self.mfu().map(|m| m.1.json()),
             "parameters": start.parameters,
             "flops_per_token_full": start.flops_per_token_full,
             "flops_per_token_causal": start.flops_per_token_causal,

@@ -19,6 +19,8 @@ fn blocks(page: &str) -> Vec<String> {
 struct Desk<'a> {
     cluster: &'a Cluster,
     folder: TempDir,
+    /// What she fills in for a partition: two nodes, or `all` eight.
+    partition: &'static str,
     shell: Child,
     screen: BufReader<ChildStdout>,
 }
@@ -47,7 +49,7 @@ impl<'a> Desk<'a> {
         shell.env("OMPI_MCA_rmaps_base_oversubscribe", "1").current_dir(folder.path().join("home"));
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let screen = BufReader::new(shell.stdout.take().unwrap());
-        let mut desk = Desk { cluster, folder, shell, screen };
+        let mut desk = Desk { cluster, folder, partition: "debug", shell, screen };
         desk.types(&format!("source {LMOD}; module use ../apps/modulefiles"));
         Some(desk)
     }
@@ -58,7 +60,7 @@ impl<'a> Desk<'a> {
 
     /// One more line, which must end well: what it says.
     fn types(&mut self, line: &str) -> String {
-        let line = line.replace("--account=… --partition=…", "--account=ours --partition=debug");
+        let line = line.replace("--account=… --partition=…", &format!("--account=ours --partition={}", self.partition));
         assert!(!line.contains('…'), "{line}");
         let typed = format!("{{ {line}\n}} </dev/null 2>&1; echo \"@@ $?\"\n");
         self.shell.stdin.as_mut().unwrap().write_all(typed.as_bytes()).unwrap();
@@ -213,4 +215,31 @@ fn the_page_of_suites() {
     }
     assert!(said.contains("Ran 1/1 test case(s)") && said.contains("tokens_per_second"), "{said}");
     assert!(said.contains("ranks,precision,micro_batch,tokens_per_second[tokens/s]"), "{said}");
+}
+
+/// Eight nodes of four GPUs each that Slurm hands out, and that nobody can compute on: the ranks go on on the processors and say so.
+#[test]
+fn the_page_of_scaling() {
+    let Some(cluster) = cluster::get() else { return };
+    let Some(mut desk) = Desk::new(cluster) else { return };
+    desk.partition = "all";
+    let [block] = blocks("docs/scaling.md").try_into().unwrap();
+    let [copy, submit, table] = block.lines().collect::<Vec<_>>().try_into().unwrap();
+    desk.types(&format!("module load llm-train; {copy}"));
+    let config = desk.path("jobs/scaling/run.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let small = [("\"nano\"", "\"nano\"\nlayers = 1\nwidth = 32\nheads = 2"), ("256", "32"), ("= 20", "= 6")];
+    let text = small.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{text}");
+        text.replace(from, to)
+    });
+    std::fs::write(&config, text).unwrap();
+    let job = desk.submits(submit);
+    cluster.until_over(&job);
+    let out = std::fs::read_to_string(desk.path(&format!("jobs/scaling/llm-train-scaling-{job}.out"))).unwrap();
+    desk.types(&table.replace("JOBID", &job));
+    let csv = std::fs::read_to_string(desk.path("jobs/scaling/t.csv")).unwrap();
+    let devices: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(devices, ["1", "2", "4", "8", "16", "32"], "{csv}{out}");
+    assert!(desk.path("jobs/scaling/t.svg").is_file());
 }

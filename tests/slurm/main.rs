@@ -5,7 +5,7 @@
 //! | [`pieces`] | `jobs/generic` as it ships: signal, checkpoint, 75, requeue, the same losses as an uninterrupted run; arrays |
 //! | [`ends`] | the end of the time found by `squeue`, also after `scontrol update`; a rank that is killed |
 //! | [`suites`] | ReFrame, JUBE, the scaling study |
-//! | [`docs`] | README.md, docs/jobs.md and docs/suites.md, line by line |
+//! | [`docs`] | README.md, docs/jobs.md, docs/suites.md and docs/scaling.md, line by line |
 mod cluster;
 mod docs;
 #[path = "../cli/program.rs"]

@@ -6,7 +6,7 @@
 //! backward  8 D pairs FLOP                four; the scores, computed again, count as this program's cost
 //! ```
 //! rows: micro-batch × T, with the micro-batch made smaller as T grows, so that a pass has the same number of tokens.
-use crate::commands::bench::{figure, figure_json, machine, tallied};
+use crate::commands::bench::{figure, machine, tallied};
 use crate::commands::{check_json, kernels, tell, write_json};
 use crate::config::Run;
 use crate::device::{Device, Precision, Row};
@@ -59,7 +59,7 @@ pub fn run(run: &Run, args: &AttentionArgs) -> Result<()> {
             let of = noted.iter().filter(|row| row.name == name);
             let rates = Stats::of(of.map(|row| row.flops / row.time.as_secs_f64() / 1e9)).expect("it was noted");
             page += &figure(&format!("attention {pass} T={t} (GFLOP/s)"), &rates);
-            rows.push(json!({ "pass": pass, "seq_len": t, "sequences": sequences, "gflops": figure_json(&rates) }));
+            rows.push(json!({ "pass": pass, "seq_len": t, "sequences": sequences, "gflops": rates.json() }));
         }
     }
     tell(page);

@@ -6,7 +6,7 @@
 //!         forget the files first
 //! bytes/s = 12 bytes a parameter (weights and two moments) / seconds, all ranks together
 //! ```
-use crate::commands::bench::{figure, figure_json, machine};
+use crate::commands::bench::{figure, machine};
 use crate::commands::scratch::Scratch;
 use crate::commands::session::Session;
 use crate::commands::{tell, write_json};
@@ -83,7 +83,7 @@ pub fn run(run: &mut Run, args: &CheckpointArgs, launch: &Launch) -> Result<()> 
     for (key, name, rates) in [("write", "checkpoint write (bytes/s)", written), ("read", "checkpoint read (bytes/s)", read)] {
         let rates = Stats::of(rates).expect("at least one");
         page += &figure(name, &rates);
-        all[key] = json!({ "bytes_per_second": figure_json(&rates) });
+        all[key] = json!({ "bytes_per_second": rates.json() });
     }
     tell(page);
     run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &all))

@@ -9,7 +9,7 @@
 //! As nccl-tests defines them (its doc/PERFORMANCE.md), n being the ranks. Two ways where ranks share a node: by messages of
 //! MPI, and each reading the others' memory.
 use crate::comm::Ticket;
-use crate::commands::bench::{figure, figure_json};
+use crate::commands::bench::figure;
 use crate::commands::cli::VERSION;
 use crate::commands::{check_json, tell, write_json};
 use crate::device::{Access, Device, Precision};
@@ -91,8 +91,8 @@ pub fn run(args: &CollectivesArgs, launch: &Launch) -> Result<()> {
                 let key = format!("{name} {} {way}", 4 * elements);
                 page += &figure(&format!("{key} algbw (GB/s)"), &algbw);
                 page += &figure(&format!("{key} busbw (GB/s)"), &busbw);
-                rows.push(json!({ "collective": name, "bytes": 4 * elements, "by": way, "seconds": figure_json(&time),
-                                  "algbw_gb_per_s": figure_json(&algbw), "busbw_gb_per_s": figure_json(&busbw) }));
+                rows.push(json!({ "collective": name, "bytes": 4 * elements, "by": way, "seconds": time.json(),
+                                  "algbw_gb_per_s": algbw.json(), "busbw_gb_per_s": busbw.json() }));
             }
         }
     }

@@ -6,7 +6,7 @@
 //! rates  of all ranks together; one of them reads as its loader does, on one thread, without working on what it read
 //! ```
 use crate::bad_input;
-use crate::commands::bench::{figure, figure_json, machine};
+use crate::commands::bench::{figure, machine};
 use crate::commands::{check_json, tell, write_json};
 use crate::config::{Run, Source};
 use crate::data::{Batch, Data, Order, Reading, Share, mapped};
@@ -71,7 +71,7 @@ pub fn run(run: &mut Run, args: &DataArgs, launch: &Launch) -> Result<()> {
         let bytes = tokens.times(width);
         page += &figure(&format!("corpus read {order} (tokens/s)"), &tokens);
         page += &figure(&format!("corpus read {order} (bytes/s)"), &bytes);
-        all[order] = json!({ "tokens_per_second": figure_json(&tokens), "bytes_per_second": figure_json(&bytes) });
+        all[order] = json!({ "tokens_per_second": tokens.json(), "bytes_per_second": bytes.json() });
     }
     if !launch.leads() {
         return Ok(());

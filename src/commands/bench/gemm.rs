@@ -7,7 +7,7 @@
 //! ```
 //! n: the rows of a pass, or of a chunk of the head's. On a GPU, where the host only puts work into a stream, many products in a row are
 //! timed, and dx and dW together.
-use crate::commands::bench::{figure_json, machine, tallied};
+use crate::commands::bench::{machine, tallied};
 use crate::commands::kernels;
 use crate::commands::plan;
 use crate::commands::{check_json, tell, write_json};
@@ -82,7 +82,7 @@ pub fn run(run: &Run) -> Result<()> {
             "{layer:<6} {layout:>6} {n:>7} {inputs:>7} {outputs:>7} {median:>9} {stddev:>8} {min:>8} {max:>8} {share:>6}\n"
         );
         rows.push(json!({ "layer": layer, "layout": layout, "rows": n, "inputs": inputs, "outputs": outputs,
-                          "gflops": figure_json(s), "share_of_best": s.median / best }));
+                          "gflops": s.json(), "share_of_best": s.median / best }));
     }
     tell(page + &format!("best: {} GFLOP/s; shares are of medians\n", significant(best, 4)));
     let mut all = machine(&run, 1, threads);

@@ -6,7 +6,7 @@
 //! ```
 use crate::commands::bench::node::{self, Node};
 use crate::commands::bench::roofline::{Ceilings, Roofline};
-use crate::commands::bench::{figure, figure_json, machine, tallied};
+use crate::commands::bench::{figure, machine, tallied};
 use crate::commands::output::Output;
 use crate::commands::scratch::Scratch;
 use crate::commands::session::Session;
@@ -136,13 +136,13 @@ fn report(
     json["hosts"] = json!(launch.hosts());
     for (key, of, stats) in &figures {
         page += &figure(key, stats);
-        json[of] = figure_json(stats);
+        json[of] = stats.json();
     }
     let joules = steps.iter().map(|s| s.energy.map(|joules| joules / run.tokens_per_step() as f64)).collect::<Option<Vec<_>>>();
     if let Some(per_token) = joules.and_then(Stats::of) {
         page += &figure("energy per token (J)", &per_token);
         page += &format!("tokens per joule: {}    energy of {energy_of}\n", units::significant(1.0 / per_token.mean, 6));
-        (json["energy_per_token"], json["joules_per_token"]) = (figure_json(&per_token), json!(per_token.mean));
+        (json["energy_per_token"], json["joules_per_token"]) = (per_token.json(), json!(per_token.mean));
         json["energy_of"] = json!(energy_of);
     } else {
         page += "energy: not measured    a node or a GPU has no counter that can be read\n";
