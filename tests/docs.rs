@@ -227,7 +227,7 @@ fn every_command_line_is_one_that_the_program_knows() {
         failed.extend(wrong.into_iter().map(|why| format!("{}: {why}", file.strip_prefix(root()).unwrap().display())));
     };
     for page in pages() {
-        let shell = ["", "sh", "bash", "shell", "console", "slurm", "text"];
+        let shell = ["", "sh", "bash", "shell", "console", "slurm", "study", "text"];
         let all = blocks(&fs::read_to_string(&page).unwrap());
         all.iter().filter(|b| shell.contains(&b.info.split(' ').next().unwrap_or_default())).for_each(|b| look(&page, &b.text));
     }

@@ -46,6 +46,32 @@ fn the_study_runs_under_mpirun_and_makes_a_table() {
     assert!(svg.starts_with("<svg") && svg.contains("Efficiency") && svg.contains("in proportion"));
 }
 
+/// The `study` block of docs/scaling.md, typed as it stands where a copy of `jobs` lies; only the model is smaller.
+#[test]
+fn the_lines_of_the_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = std::fs::read_to_string(jobs().join("../../docs/scaling.md")).unwrap();
+    let block = page.split("\n```study\n").nth(1).unwrap().split("\n```").next().unwrap();
+    std::fs::create_dir_all(dir.path().join("jobs/scaling")).unwrap();
+    std::fs::copy(jobs().join("study.sh"), dir.path().join("jobs/scaling/study.sh")).unwrap();
+    let config = std::fs::read_to_string(jobs().join("run.toml")).unwrap();
+    let small =
+        config.replace("\"nano\"", "\"nano\"\nlayers = 1\nwidth = 32\nheads = 2").replace("256", "32").replace("= 20", "= 4");
+    std::fs::write(dir.path().join("jobs/scaling/run.toml"), small).unwrap();
+    let mut command = Command::new("bash");
+    command.args(["-ec", block]).current_dir(dir.path());
+    let mut job = Job::new(command);
+    let own = Path::new(PROGRAM).parent().unwrap().display();
+    job.0.env("PATH", format!("{own}:{}", std::env::var("PATH").unwrap()));
+    job.0.env_remove("LLM_TRAIN").env_remove("PRICE").env_remove("LAUNCH").env_remove("SCALING").env_remove("CONFIG");
+    job.done();
+    let csv = std::fs::read_to_string(dir.path().join("t.csv")).unwrap();
+    let at = csv.lines().next().unwrap().split(',').position(|column| column == "devices").unwrap();
+    let devices: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').nth(at).unwrap()).collect();
+    assert_eq!(devices, ["1", "2", "4"], "{csv}");
+    assert!(csv.contains("cost_per_million_tokens") && dir.path().join("t.svg").is_file(), "{csv}");
+}
+
 #[test]
 fn folders_of_runs_make_a_table_too() {
     let dir = tempfile::tempdir().unwrap();

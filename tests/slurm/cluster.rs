@@ -42,7 +42,13 @@ fn start() -> Option<Cluster> {
     }
     let mut command = Command::new(Path::new(ROOT).join("scripts/slurm-here.sh"));
     // As many cores as the README asks a node for; as many nodes and GPUs as docs/scaling.md.
-    command.env("CPUS", "80").env("NODES", "8").env("GPUS", "4").args(["sh", "-c", "echo $SLURM_CONF; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .env("CPUS", "80")
+        .env("NODES", "8")
+        .env("GPUS", "4")
+        .args(["sh", "-c", "echo $SLURM_CONF; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut kept = command.spawn().unwrap();
     let mut conf = String::new();
     BufReader::new(kept.stdout.take().unwrap()).read_line(&mut conf).unwrap();

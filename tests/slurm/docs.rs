@@ -239,7 +239,36 @@ fn the_page_of_scaling() {
     let out = std::fs::read_to_string(desk.path(&format!("jobs/scaling/llm-train-scaling-{job}.out"))).unwrap();
     desk.types(&table.replace("JOBID", &job));
     let csv = std::fs::read_to_string(desk.path("jobs/scaling/t.csv")).unwrap();
-    let devices: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+    let at = csv.lines().next().unwrap().split(',').position(|column| column == "devices").unwrap();
+    let devices: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').nth(at).unwrap()).collect();
     assert_eq!(devices, ["1", "2", "4", "8", "16", "32"], "{csv}{out}");
     assert!(desk.path("jobs/scaling/t.svg").is_file());
+}
+
+/// The block of docs/install.md that brings a bundle to the nodes' own disks, as a job's script. `/tmp` is a folder of this test, and the job
+/// has one node: two would write over one another here, where both have one disk.
+#[test]
+fn a_bundle_is_brought_to_the_node_and_runs_there() {
+    let Some(cluster) = cluster::get() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let page = std::fs::read_to_string(Path::new(ROOT).join("docs/install.md")).unwrap();
+    let lines =
+        page.split("\n```site\n").filter_map(|rest| rest.split("\n```").next()).find(|block| block.starts_with("sbcast "));
+    let node = dir.path().join("disk of the node");
+    std::fs::create_dir(&node).unwrap();
+    let lines = lines.unwrap().replace("/tmp", "$DISK");
+    assert_eq!((lines.lines().count(), lines.matches("$DISK").count()), (3, 3), "{lines}");
+    let mut bundle = Command::new(Path::new(ROOT).join("scripts/bundle.sh"));
+    let bundle = bundle.args(["--program", crate::program::PROGRAM]).arg(dir.path().join("bundle")).output().unwrap();
+    assert!(bundle.status.success(), "{}", String::from_utf8_lossy(&bundle.stderr));
+    let config = "model = { name = \"nano\", layers = 1, width = 32, heads = 2 }\ndata = { synthetic = true }\n\
+                  batch = { seq_len = 32, micro_batch = 1 }\ntrain = { out = \"run\", steps = 5 }\nsystem = { threads = 1, device = \"cpu\" }\n";
+    std::fs::write(dir.path().join("run.toml"), config).unwrap();
+    let script = format!("#!/bin/bash\nset -e\nDISK='{}'\n{}\n", node.display(), lines.replace("$DISK", "\"$DISK\""));
+    std::fs::write(dir.path().join("job.sbatch"), script).unwrap();
+    let job = cluster.submit(dir.path(), &["--nodes=1", "--ntasks-per-node=2", "--output=out", "job.sbatch"]);
+    cluster.until_over(&job);
+    let said = std::fs::read_to_string(dir.path().join("out")).unwrap();
+    assert!(said.contains("figures of merit of 2 ranks, steps 2 to 5"), "{said}");
+    assert!(node.join("bundle/bin/llm-train").is_file(), "{said}");
 }

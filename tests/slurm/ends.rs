@@ -14,7 +14,10 @@ fn a_job_that_is_given_more_time_goes_on() {
     let text = || std::fs::read_to_string(&out).unwrap_or_default();
     cluster.until("steps", &|| text().contains("step 1000/"));
     assert_eq!(cluster.ask(&format!("scontrol update JobId={job} TimeLimit=30")), "");
-    cluster.until("the new end", &|| text().contains("the job's time was changed: Slurm now ends this job in 1"));
+    cluster.until("the new end", &|| {
+        assert!(!text().contains("ended with"), "it left at the end that it knew first: {}", text());
+        text().contains("the job's time was changed: Slurm now ends this job in 1")
+    });
     // Past the end that it knew first, which it would have left before.
     std::thread::sleep(Duration::from_secs(75).saturating_sub(began.elapsed()));
     assert!(!text().contains("ended with"), "{}", text());
