@@ -3,6 +3,7 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
+use crate::commands::alone::DEVICES;
 use crate::commands::bench::{
     attention::AttentionArgs, checkpoint::CheckpointArgs, collectives::CollectivesArgs, data::DataArgs, step::StepArgs,
 };
@@ -80,6 +81,9 @@ pub struct GenerateArgs {
     /// Seed of the choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Where the work is done; auto: on a GPU where one can be used
+    #[arg(long, value_name = "auto|cpu|cuda", default_value = "auto", value_parser = DEVICES, hide_possible_values = true)]
+    pub device: String,
     /// Operands of matrix products; bf16 reads half as much for a token
     #[arg(long, value_name = "fp32|bf16", default_value = "fp32", value_parser = ["fp32", "bf16"], hide_possible_values = true)]
     pub precision: String,
@@ -112,6 +116,9 @@ pub struct EvalArgs {
     /// Batches, windows in order; 0: the whole corpus
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub eval_batches: u64,
+    /// Where the work is done; auto: on a GPU where one can be used
+    #[arg(long, value_name = "auto|cpu|cuda", default_value = "auto", value_parser = DEVICES, hide_possible_values = true)]
+    pub device: String,
     /// Operands of matrix products
     #[arg(long, value_name = "fp32|bf16", default_value = "fp32", hide_possible_values = true, value_parser = ["fp32", "bf16"])]
     pub precision: String,

@@ -6,12 +6,13 @@
 //! [`Evaluator`] is also what the training loop calls every `--eval-every` steps: each rank takes its share of the
 //! windows, and the sums are added in rank order.
 use crate::checkpoint;
+use crate::commands::alone::Alone;
 use crate::commands::cli::EvalArgs;
 use crate::commands::generate::config_of;
-use crate::commands::kernels;
+use crate::commands::gpu;
 use crate::commands::{check_json, say, write_json};
 use crate::data::{self, Data, Order, Reading, Share};
-use crate::device::{Device, Precision};
+use crate::device::Device;
 use crate::error::Result;
 use crate::model::{Decoder, Input, Schedule, Shape};
 use crate::tensor::Plan;
@@ -139,6 +140,7 @@ impl Evaluator {
 
 pub fn run(args: &EvalArgs) -> Result<()> {
     check_json(args.json.as_ref())?;
+    let alone = Alone::choose(&args.device, &args.precision, args.threads)?;
     let config = config_of(&args.model)?;
     let seq = args.seq_len.map_or(config.context, |n| n as usize);
     config.validate(seq)?;
@@ -153,13 +155,14 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
     let mut plan = Plan::default();
     let model = Decoder::plan_inference(&mut plan, &config, Shape { micro_batch, seq }, 1);
-    let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
-    kernels::choose(precision, None)?;
-    let dev = Device::cpu(&plan, args.threads.map_or_else(crate::launch::usable_cores, usize::from), &[], precision)?;
-    checkpoint::load_weights(&args.model, &dev, model.parameters())?;
-    model.prepare(&dev);
-
-    let results = dev.install(|| corpora.iter().map(|c| c.run(&dev, &model, &mut ())).collect::<Result<Vec<_>>>())?;
+    let dev = alone.open(&plan, &gpu::extent(&model, 1))?;
+    // What pads the vocabulary belongs to no file, and fresh memory may hold anything.
+    dev.clear(std::iter::once(model.weights_range()));
+    let results = dev.install(|| {
+        checkpoint::load_weights(&args.model, &dev, model.parameters())?;
+        model.prepare(&dev);
+        corpora.iter().map(|c| c.run(&dev, &model, &mut ())).collect::<Result<Vec<_>>>()
+    })?;
     let mut json_results = vec![];
     for (corpus, sums) in corpora.iter().zip(&results) {
         let (loss, bits) = (sums.mean(), sums.bits_per_byte());
@@ -171,6 +174,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
     if let Some(file) = &args.json {
         let mut all = json_results[0].clone();
+        all["device"] = json!(alone.name());
         all["corpora"] = json!(json_results);
         write_json(file, &all)?;
     }

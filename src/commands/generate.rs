@@ -6,13 +6,15 @@
 //! ```
 use crate::bad_input;
 use crate::checkpoint;
+use crate::commands::alone::Alone;
 use crate::commands::cli::GenerateArgs;
-use crate::commands::kernels;
+use crate::commands::gpu;
 use crate::commands::{check_json, tell, write_json};
-use crate::device::{Device, Precision};
+use crate::device::cuda::Extent;
+use crate::device::halves_room;
 use crate::error::{Error, Result};
-use crate::model::{Config, Generator, Sampling, sample};
-use crate::tensor::Plan;
+use crate::model::{Config, Generator, Sampling};
+use crate::tensor::{Kind, Plan, Tensor};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -36,11 +38,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         top_p: args.top_p,
         seed: args.seed,
     };
-    let threads = args.threads.map_or_else(crate::launch::usable_cores, usize::from);
+    let alone = Alone::choose(&args.device, &args.precision, args.threads)?;
     // The prompt stands before the text, and not before the reason why there is none.
     let mut prompt = Some(&args.prompt);
-    let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
-    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, precision, threads, |piece| {
+    let written = write(&args.model, &tokenizer_path, &args.prompt, args.max_tokens, &how, &alone, |piece| {
         prompt.take().into_iter().for_each(tell);
         tell(piece);
     })?;
@@ -50,7 +51,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     log::info!("{} tokens at {rate:.1} tokens/s", written.tokens);
     if let Some(file) = &args.json {
         let text = json!({ "prompt": args.prompt, "text": written.text, "tokens": written.tokens,
-                           "seconds": written.seconds, "tokens_per_second": rate });
+                           "seconds": written.seconds, "tokens_per_second": rate, "device": alone.name() });
         write_json(file, &text)?;
     }
     Ok(())
@@ -65,8 +66,7 @@ pub fn write(
     prompt: &str,
     max_tokens: usize,
     how: &Sampling,
-    precision: Precision,
-    threads: usize,
+    alone: &Alone,
     mut piece: impl FnMut(&str) + Send,
 ) -> Result<Written> {
     let config = config_of(dir)?;
@@ -83,24 +83,24 @@ pub fn write(
     let prompt_len = tokens.len();
     let capacity = (prompt_len + max_tokens).min(config.context);
 
-    let mut plan = Plan::default();
-    let mut generator = Generator::plan(&mut plan, &config, capacity)?;
-    kernels::choose(precision, None)?;
-    let dev = Device::cpu(&plan, threads, &[], precision)?;
-    checkpoint::load_weights(dir, &dev, generator.decoder().parameters())?;
-    generator.decoder().prepare(&dev);
-    if precision == Precision::Bf16 {
-        dev.keep_halves(generator.decoder().weights_range());
-    }
+    let (plan, mut generator, halves) = lay_out(&config, capacity, alone.keeps_halves())?;
+    let extent = Extent { activations: generator.activations(), ..gpu::extent(generator.decoder(), 1) };
+    let dev = alone.open(&plan, &extent)?;
 
     let (dev, tokenizer) = (&dev, &tokenizer);
     dev.install(move || {
-        let mut logits = generator.feed(dev, &tokens)?;
+        let weights = generator.decoder().weights_range();
+        // What pads the vocabulary belongs to no file, and fresh memory may hold anything.
+        dev.clear(std::iter::once(weights.clone()));
+        checkpoint::load_weights(dir, dev, generator.decoder().parameters())?;
+        generator.decoder().prepare(dev);
+        halves.into_iter().for_each(|room| dev.keep_halves(weights.clone(), room));
+        generator.feed(dev, &tokens)?;
         let started = Instant::now();
         let mut shown = 0;
         let text_of = |tokens: &[u32]| tokenizer.decode(&tokens[prompt_len..], true).unwrap_or_default();
         while tokens.len() - prompt_len < max_tokens {
-            let next = sample(&logits, how, (tokens.len() - prompt_len) as u64);
+            let next = generator.draw(dev, how, (tokens.len() - prompt_len) as u64);
             if config.eos.contains(&next) {
                 break;
             }
@@ -114,11 +114,20 @@ pub fn write(
             if generator.room() == 0 {
                 break;
             }
-            logits = generator.feed(dev, &[next])?;
+            generator.feed(dev, &[next])?;
         }
         let seconds = started.elapsed().as_secs_f64();
         Ok(Written { text: text_of(&tokens), tokens: tokens.len() - prompt_len, seconds })
     })
+}
+
+/// Everything that will lie in memory; where `halves`, with room for the weights in bf16.
+fn lay_out(config: &Config, capacity: usize, halves: bool) -> Result<(Plan, Generator, Option<Tensor>)> {
+    let mut plan = Plan::default();
+    let generator = Generator::plan(&mut plan, config, capacity)?;
+    let room = halves_room(generator.decoder().weights_range().len());
+    let halves = halves.then(|| plan.vector(Kind::Workspace, room));
+    Ok((plan, generator, halves))
 }
 
 /// The configuration of the model in a Hugging Face directory.
@@ -137,4 +146,21 @@ pub fn open_tokenizer(file: &Path) -> Result<Tokenizer> {
     Tokenizer::from_file(file).map_err(|e| {
         Error::Input(format!("{}: expected a tokenizer.json (--tokenizer FILE names another), found: {e}", file.display()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_kept_in_bf16_are_counted_two_bytes_each() {
+        let (_, config) = Config::presets().into_iter().find(|(name, _)| *name == "nano").unwrap();
+        let (without, generator, none) = lay_out(&config, 16, false).unwrap();
+        let (with, _, room) = lay_out(&config, 16, true).unwrap();
+        let weights = generator.decoder().weights_range().len();
+        assert!(none.is_none() && weights > 1_000_000);
+        let more = 4 * (with.len() - without.len());
+        assert!((2 * weights..2 * weights + 256).contains(&more), "{more} bytes for {weights} weights");
+        assert!(2 * room.unwrap().len() >= weights);
+    }
 }

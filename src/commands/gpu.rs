@@ -199,18 +199,20 @@ impl Chosen {
                 0 => "not even --micro-batch 1 would fit".into(),
                 n => format!("--micro-batch {n} would fit"),
             };
-            let rows = self.rows(run, plan, model);
-            let (needed, free) = (units::bytes(needed), units::bytes(free));
-            failed!(
-                "{}: expected {needed} of free memory, found {free}; {instead}\n{}",
-                self.gpu.name,
-                memory::table(&rows, None)
-            );
+            let said = too_little(&self.gpu, needed).unwrap_or_default();
+            failed!("{said}; {instead}\n{}", memory::table(&self.rows(run, plan, model), None));
         }
         let precision = run.system.precision;
         let device = Cuda::new(&self.gpu, plan, &self.extent(model), precision, &self.kernels, self.attention.clone())?;
         Ok(Device::Cuda(Box::new(device)))
     }
+}
+
+/// What is said where a GPU has less memory than is needed.
+pub fn too_little(gpu: &Gpu, needed: u64) -> Option<String> {
+    let free = gpu.free() as u64;
+    let [expected, found] = [needed, free].map(units::bytes);
+    (needed > free).then(|| format!("{}: expected {expected} of free memory, found {found}", gpu.name))
 }
 
 /// The same algorithms for products on all ranks: those of the run that is gone on with, or those that rank 0 finds fastest.

@@ -60,6 +60,11 @@ pub struct Cpu {
     halves: OnceLock<Halves>,
 }
 
+/// Elements to be planned for [`Device::keep_halves`] of so many weights.
+pub fn halves_room(weights: usize) -> usize {
+    Halves::room(weights)
+}
+
 impl Cpu {
     /// `t` in bf16, if [`Device::keep_halves`] has kept it.
     pub fn halves(&self, t: Tensor) -> Option<&[bf16]> {
@@ -142,10 +147,11 @@ impl Device {
             Device::Reference(_) => panic!("the reference device sends no messages"),
         }
     }
-    /// Keeps these elements, weights that nobody will write again, in bf16 as well, 2 bytes each, for products of few rows.
-    pub fn keep_halves(&self, weights: Range<usize>) {
+    /// Keeps these elements, weights that nobody will write again, in bf16 as well, for products of few rows: in planned `room` for
+    /// as many elements as [`halves_room`] says.
+    pub fn keep_halves(&self, weights: Range<usize>, room: Tensor) {
         if let Device::Cpu(d) = self {
-            d.halves.get_or_init(|| Halves::of(&d.arena, weights));
+            d.halves.get_or_init(|| Halves::of(&d.arena, weights, room));
         }
     }
     /// Zeros where fresh memory is none.

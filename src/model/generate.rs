@@ -3,13 +3,14 @@
 //! ```text
 //! feed(prompt)       one pass over all its rows, whose keys and values are kept     -> logits of the last
 //! feed([token])      one row, which attends to what is kept                         -> its logits
+//! draw               the next token, from the logits that the last feed left on the device
 //! ```
 use crate::bad_input;
 use crate::device::Device;
 use crate::error::Result;
 use crate::model::block::{self, Cache, Rows};
 use crate::model::config::Config;
-use crate::model::{Decoder, Shape};
+use crate::model::{Decoder, Sampling, Shape, sample};
 use crate::ops::{embedding, linear, norm};
 use crate::tensor::{Kind, Plan, Tensor};
 
@@ -53,10 +54,28 @@ impl Generator {
         self.len = 0;
     }
 
-    /// Reads `tokens` and returns the logits (V) of what follows the last.
+    /// What may be kept in the numbers that products read: the decoder's, and the kept keys and values.
+    pub fn activations(&self) -> Vec<Tensor> {
+        self.decoder.activations().into_iter().chain(self.kept.iter().copied().flatten()).collect()
+    }
+
+    /// Logits (1, padded V) of what follows the last token read.
+    fn last(&self) -> Tensor {
+        self.decoder.logits.rows(0, 1)
+    }
+    /// The same (V) on the host.
+    pub fn logits(&self, dev: &Device) -> Vec<f32> {
+        dev.read(self.last())[..self.decoder.config().vocab].to_vec()
+    }
+    /// Draw number `n` of `how`, from these logits.
+    pub fn draw(&self, dev: &Device, how: &Sampling, n: u64) -> u32 {
+        sample::draw(dev, self.last(), self.decoder.config().vocab, how, n)
+    }
+
+    /// Reads `tokens`, and has the logits of what follows the last.
     ///
     /// Errors: [`crate::error::Error::Input`] when there are none, or more than there is room for.
-    pub fn feed(&mut self, dev: &Device, tokens: &[u32]) -> Result<Vec<f32>> {
+    pub fn feed(&mut self, dev: &Device, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
             bad_input!("the prompt is empty, expected at least one token");
         }
@@ -67,8 +86,7 @@ impl Generator {
         // The first rows see one another in one pass; a later row sees the kept ones.
         let together = if self.len == 0 { tokens.len() } else { 1 };
         tokens.chunks(together).for_each(|rows| self.pass(dev, rows));
-        let logits = dev.read(self.decoder.logits.rows(0, 1));
-        Ok(logits[..self.decoder.config().vocab].to_vec())
+        Ok(())
     }
 
     fn pass(&mut self, dev: &Device, tokens: &[u32]) {

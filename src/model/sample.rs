@@ -5,7 +5,10 @@
 //! the token at which the running sum of p passes u · Σ p,  u = uniform(seed, n)
 //! ```
 //! Ties are broken by the smaller token, so that a draw depends on nothing but its arguments.
+use crate::device::Device;
 use crate::model::init;
+use crate::ops::sample::{Draw, on_device};
+use crate::tensor::Tensor;
 
 /// How to draw.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +26,17 @@ impl Default for Sampling {
     fn default() -> Sampling {
         Sampling { temperature: 1.0, top_k: None, top_p: 1.0, seed: 0 }
     }
+}
+
+/// [`sample`] from logits (1, padded V) on a device, which draws by itself where it can. Waits for the token.
+pub fn draw(dev: &Device, logits: Tensor, vocab: usize, how: &Sampling, n: u64) -> u32 {
+    let (u, top_k) = (uniform(how, n), how.top_k.map_or(0, |k| k.max(1)));
+    let there = Draw { temperature: how.temperature, top_k, top_p: how.top_p, u };
+    on_device(dev, logits, vocab, there).unwrap_or_else(|| sample(&dev.read(logits)[..vocab], how, n))
+}
+
+fn uniform(how: &Sampling, n: u64) -> f64 {
+    init::uniform(init::key(how.seed, "sample"), n)
 }
 
 /// Draw number `n` of `how`, from logits (V). A token whose logit is NaN is never drawn.
@@ -48,7 +62,7 @@ pub fn sample(logits: &[f32], how: &Sampling, n: u64) -> u32 {
         mass += weights[kept];
         kept += 1;
     }
-    let aim = init::uniform(init::key(how.seed, "sample"), n) * mass;
+    let aim = uniform(how, n) * mass;
     let mut sum = 0.0;
     let passed = weights[..kept].iter().position(|w| {
         sum += w;

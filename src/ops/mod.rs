@@ -25,6 +25,7 @@ pub mod norm;
 pub mod qk_norm;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 pub mod simd;
 pub mod verdict;
 

@@ -3,7 +3,7 @@ use crate::place::{on_gpu, root};
 use crate::scene::{Precision, Run, golden, off};
 use safetensors::SafeTensors;
 
-const FAMILIES: [&str; 6] = ["gpt2", "llama", "llama3", "qwen2", "qwen3", "opt"];
+pub const FAMILIES: [&str; 6] = ["gpt2", "llama", "llama3", "qwen2", "qwen3", "opt"];
 
 /// The losses that transformers and PyTorch's AdamW gave.
 fn expected(family: &str) -> Vec<f64> {

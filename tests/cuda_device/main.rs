@@ -10,12 +10,14 @@
 //! place      here, or on a GPU (scripts/gpu-check.sh)      check      what is asked of a GPU beside the goldens
 //! energy     NVML's numbers, and none                      profile    ranges that a profiler is told
 //! bundled    gpu-check, from a bundle that was moved
+//! inference  losses held out, and texts: while training, by eval, by generate
 //! ```
 mod bundled;
 mod check;
 mod energy;
 mod families;
 mod grid;
+mod inference;
 mod launches;
 mod orders;
 mod place;

@@ -159,6 +159,27 @@ impl Run {
     }
 }
 
+/// A side job on the GPU, or on the stub; the options name the precision. `None` where that cannot be.
+pub fn side(arguments: &str) -> Option<Job> {
+    let mut job = host(arguments);
+    job.0.args(["--device", "cuda"]);
+    if !on_gpu() {
+        let (stubs, compiler) = stubs()?;
+        job.0.env("LD_LIBRARY_PATH", format!("{}:{}", stubs.display(), compiler.display()));
+        job.0.env("STUB_KERNELS", stubs.join("libkernels-%p.so"));
+    }
+    Some(job)
+}
+
+/// The same without a word about where.
+pub fn host(arguments: &str) -> Job {
+    let mut command = Command::new(program());
+    command.args(arguments.split_whitespace()).current_dir(root());
+    let mut job = Job::new(command);
+    job.0.env("XDG_CACHE_HOME", kept().join("cache"));
+    job
+}
+
 /// The options of the goldens' runs: ten steps on one batch of 3 sequences of 48 tokens.
 pub fn golden(family: &str) -> String {
     let folder = format!("tests/golden/{family}");
