@@ -3,6 +3,8 @@
 
     predict_gpu.py              a table of models and GPUs, in Markdown
 
+`Model.step` takes any two ceilings: scripts/bench-gpu.sh gives it those that it has measured.
+
 An op takes max(FLOPs / arithmetic, bytes / memory), and ops follow one another. Bytes are what the kernels in src/ops/*.cu
 ask of memory, each operand once (a second pass over a row finds it in a cache): activations and working weights bf16,
 gradients of weights, masters and moments f32. FLOPs of attention are those of our own kernels, whose backward computes the
@@ -29,12 +31,12 @@ class Model:
     sequences: int  # of a micro-batch
     length: int = 1024
 
-    def ops(self):
+    def ops(self, step=STEP):
         """(part, FLOPs, bytes) of every op of one step."""
         n, c, f, t = self.sequences * self.length, self.width, self.hidden, self.length
         d = c // self.heads
         w, up = (self.heads + 2 * self.kv) * d, f if self.biases else 2 * f
-        passes, v = STEP / n, -(-self.vocab // 128) * 128
+        passes, v = step / n, -(-self.vocab // 128) * 128
         ops = []
 
         def add(part, times, flops, elements, halves=2):
@@ -73,6 +75,13 @@ class Model:
         add("optimizer", 1, 0, self.parameters(), 4 + 4)  # the norm, and zeroing
         return ops
 
+    def step(self, arithmetic, memory, step=STEP):
+        """Seconds of each part of a step of so many tokens."""
+        times = {}
+        for part, flops, moved in self.ops(step):
+            times[part] = times.get(part, 0.0) + max(flops / arithmetic, moved / memory)
+        return times
+
     def parameters(self):
         c, f = self.width, self.hidden
         d = c // self.heads
@@ -93,11 +102,9 @@ def main():
     print("|---" * (len(parts) + 3) + "|")
     for gpu, (arithmetic, memory) in GPUS.items():
         for model in MODELS:
-            times = dict.fromkeys(parts, 0.0)
-            for part, flops, moved in model.ops():
-                times[part] += max(flops / arithmetic, moved / memory)
+            times = model.step(arithmetic, memory)
             step = sum(times.values())
-            cells = " | ".join(f"{1e3 * times[p]:.1f}" if times[p] else "" for p in parts)
+            cells = " | ".join(f"{1e3 * times[p]:.1f}" if p in times else "" for p in parts)
             print(f"| {gpu}, {model.name} | {cells} | {1e3 * step:.0f} | {round(STEP / step, -2):,.0f} |")
 
 

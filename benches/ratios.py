@@ -21,7 +21,7 @@ import time
 
 KEPT = 0.97  # of the recorded best: what --check asks for
 HERE = os.path.dirname(os.path.abspath(__file__))
-PROGRAM = os.path.join(HERE, "..", "target", "release", "llm-train")
+PROGRAM = os.environ.get("BENCH_PROGRAM") or os.path.join(HERE, "..", "target", "release", "llm-train")
 LLAMA = os.path.join(HERE, "llama-nano.json")
 
 # name, model, sequences, steps, bars: (fp32, bf16 with AMX, bf16 with AVX-512 BF16), of memory: at most (fp32, bf16)
@@ -56,8 +56,8 @@ def bar(bars, precision):
     return bars[1] if "amx_bf16" in have else bars[2] if "avx512_bf16" in have else None
 
 
-def measured(command, env=None, together=False):
-    """The program's stdout and the most memory it and its children had, in MiB: each process by itself, or, of ranks that share
+def measured(command, env=None, together=False, may_fail=False):
+    """None where it fails and may. Else the program's stdout and the most memory it and its children had, in MiB: each process by itself, or, of ranks that share
     memory, all together every five seconds, a page that several have counted once (PSS)."""
     with tempfile.TemporaryFile("w+") as out:
         child, most, looked = subprocess.Popen(command, stdout=out, env={**os.environ, **(env or {})}), {}, 0.0
@@ -69,6 +69,8 @@ def measured(command, env=None, together=False):
                 looked = time.monotonic()
                 most[0] = max(most.get(0, 0), sum(kib(pid, "smaps_rollup", "Pss") for pid in family(child.pid)))
             time.sleep(0.1)
+        if child.returncode and may_fail:
+            return None
         if child.returncode:
             sys.exit(f"bench-cpu: {' '.join(command)}: exit code {child.returncode}")
         out.seek(0)
@@ -96,24 +98,29 @@ def kib(pid, file, name):
         return 0
 
 
-def ours(model, batch, precision, steps, ranks, threads):
+def ours(model, batch, precision, steps, ranks, threads, seq=SEQ, micro=None, more=("--device", "cpu")):
+    """`micro`: sequences of a rank's pass, where they are not all of its part of the batch."""
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "step.json")
         launcher = ["mpirun", "-n", str(ranks), "--bind-to", "none"] if ranks > 1 else []
         command = launcher + [
-            PROGRAM, "bench", "step", "--model", model, "--micro-batch", str(batch // ranks), "--global-batch", str(batch),
-            "--seq-len", str(SEQ), "--precision", precision, "--threads", str(threads // ranks), "--zero", "1",
+            PROGRAM, "bench", "step", "--model", model, "--micro-batch", str(micro or batch // ranks), "--global-batch", str(batch),
+            *more, "--seq-len", str(seq), "--precision", precision, "--threads", str(threads // ranks), "--zero", "1",
             "--warm-up", "2", "--steps", str(steps), "--json", file]
         _, memory = measured(command, together=ranks > 1)
         with open(file, encoding="utf-8") as found:
             return {**json.load(found), "memory": memory}
 
 
-def sizes(model):
-    """Of a preset, as llm-train has it."""
+def planned(model, more=()):
+    """The sizes of a preset, as llm-train has it."""
     with tempfile.NamedTemporaryFile("r") as file:
-        subprocess.run([PROGRAM, "plan", "--model", model, "--json", file.name], check=True, stdout=subprocess.DEVNULL)
-        config = json.load(file)["config"]["model"]
+        subprocess.run([PROGRAM, "plan", "--model", model, *more, "--json", file.name], check=True, stdout=subprocess.DEVNULL)
+        return json.load(file)["config"]["model"]
+
+
+def sizes(model, more=()):
+    config = planned(model, more)
     return [x for key in ["layers", "heads", "width", "hidden", "vocab", "context"] for x in (f"--{key}", str(config[key]))]
 
 
@@ -140,7 +147,7 @@ def generation(threads, pairs, precision):
 
         def mine():
             _, memory = measured([PROGRAM, "generate", "--model", model, "--tokenizer", tokenizer, "--prompt", "The", "--temperature", "0",
-                                  "--max-tokens", str(TOKENS), "--threads", str(threads), "--precision", precision, "--json", file])
+                                  "--device", "cpu", "--max-tokens", str(TOKENS), "--threads", str(threads), "--precision", precision, "--json", file])
             with open(file, encoding="utf-8") as found:
                 return {**json.load(found), "memory": memory}
 
@@ -189,15 +196,22 @@ def row(name, pairs, a, others, least, most=None):
     left, right, stay = [], {}, list(others)
     for pair in range(pairs):
         left.append(a())
-        for way in stay:
-            right.setdefault(way, []).append(others[way]())
+        for way in list(stay):
+            run = others[way]()
+            if run is None:  # it does not work here, say for want of memory
+                print(f"{name}: {way} fails", flush=True)
+                stay.remove(way)
+                continue
+            right.setdefault(way, []).append(run)
             rates = f"{rate(left[-1]):.0f} against {rate(right[way][-1]):.0f}"
             print(f"{name}, pair {pair + 1}: {rates} tokens/s ({way})", flush=True)
         stay.sort(key=lambda way: -statistics.median(map(rate, right[way])))
         stay = stay[:2]
+    middle = statistics.median
+    if not stay:
+        return {"row": name, "way": None, "bar": least, "ratio": None, "ratios": [], "ours": middle(map(rate, left)), "theirs": {}, "torch": None}
     best = stay[0]
     ratios = [rate(x) / rate(y) for x, y in zip(left, right[best])]
-    middle = statistics.median
     return {
         "row": name, "way": best, "bar": least, "memory_bar": most, "ratio": middle(ratios), "ratios": ratios,
         "ours": middle(map(rate, left)), "theirs": {way: middle(map(rate, runs)) for way, runs in right.items()},
@@ -261,12 +275,12 @@ def read(path):
         return json.load(file)
 
 
-def keep(path, found, about):
-    """The latest figures, and of each row the best there has been."""
+def keep(path, found, about, page):
+    """The latest figures, and of each row the best there has been; `page`: how they are written for people."""
     record = read(path + ".json") if os.path.exists(path + ".json") else {"best": {}}
     for r in found:
         old = record["best"].get(r["row"])
-        if old is None or r["ratio"] > old["ratio"]:
+        if r["ratio"] is not None and (old is None or r["ratio"] > old["ratio"]):
             record["best"][r["row"]] = {key: r[key] for key in ["ratio", "ours", "way"]} | {key: about[key] for key in ["date", "revision"]}
     new = {r["row"]: r | {"date": about["date"], "revision": about["revision"]} for r in found}
     old = {r["row"]: r for r in record.get("latest", [])}
@@ -283,6 +297,10 @@ def page(found, about):
             f"{about['date']}, git {about['revision']}, PyTorch {about['torch']}, transformers {about['transformers']}, "
             f"{about['mpi']}; `scripts/bench-cpu.sh`, {about['pairs']} pairs in alternation, T = {SEQ}, tokens/s (medians).\n\n"
             + table(found) + "\nThe fastest way of PyTorch counts; beyond the two fastest each was run once. Best so far: the `.json` beside this.\n")
+
+
+def file_name(machine):
+    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
 
 
 def said(*command):
@@ -342,14 +360,14 @@ def main():
         "mpi": said("mpirun", "--version"),
     }
     print("\n" + page(found, about))
-    slug = re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-")
+    slug = file_name(about["processor"])
     path = os.path.join(HERE, "record", slug)
     if a.check:
         if not os.path.exists(path + ".json"):
             refuse(f"benches/record/{slug}.json: no record of this processor; run it without --check first")
         judge(read(path + ".json"), found)
     if not a.quick:
-        keep(path, found, about)
+        keep(path, found, about, page)
         print(f"bench-cpu: recorded in benches/record/{slug}.md")
 
 

@@ -6,6 +6,10 @@ scaled_dot_product_attention, tanh GELU, tied head, no dropout. A step is what o
 cross-entropy, backward, clipping to norm 1, AdamW (fused) with decay on matrices. bf16 is autocast. --ranks N: that many
 processes under DistributedDataParallel and gloo share the batch. --generate DIR: transformers' greedy generate with its
 cache, of --steps tokens, in place of training.
+
+--device cuda: the same on a GPU, products of f32 in f32 (not tf32); each step is waited for. --pure: weights, gradients and moments
+in bf16 too, in place of autocast: less work than ours, and not the same numbers. --accumulate N: that many passes a step, of
+--batch sequences each. --copy: in place of training, how fast the device's memory is copied.
 """
 import argparse
 import json
@@ -77,6 +81,25 @@ def generate(a):
     print(json.dumps({"tokens_per_second": a.steps / (time.perf_counter() - began), "torch": torch.__version__}))
 
 
+def wait(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def copy(a):
+    """Bytes a second, those read and those written, of copies that no cache holds."""
+    n = (1 << 30 if a.device == "cuda" else 1 << 24) // 4
+    x, y = torch.ones(n, device=a.device), torch.empty(n, device=a.device)
+    times = []
+    for _ in range(3 + a.steps):
+        wait(a.device)
+        began = time.perf_counter()
+        y.copy_(x)
+        wait(a.device)
+        times.append(time.perf_counter() - began)
+    print(json.dumps({"bytes_per_second": 2 * 4 * n / statistics.median(times[3:]), "torch": torch.__version__}))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--llama", metavar="config.json", help="transformers' Llama in place of GPT-2")
@@ -91,8 +114,14 @@ def main():
     p.add_argument("--compile", action="store_true")
     p.add_argument("--ranks", type=int, default=1)
     p.add_argument("--generate", metavar="DIR")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    p.add_argument("--pure", action="store_true")
+    p.add_argument("--accumulate", type=int, default=1)
+    p.add_argument("--copy", action="store_true")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
+    if a.copy:
+        return copy(a)
     if a.generate:
         return generate(a)
     if a.ranks > 1:
@@ -111,6 +140,7 @@ def train(rank, a, meet):
         model, vocab = Llama(config), config["vocab_size"]
     else:
         model, vocab = Gpt2(a.layers, a.heads, a.width, a.hidden, a.vocab, a.context), a.vocab
+    model = model.to(a.device, torch.bfloat16 if a.pure else torch.float32)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -122,22 +152,24 @@ def train(rank, a, meet):
 
     times = []
     for _ in range(a.warm_up + a.steps):
-        rows = torch.randint(0, vocab, (a.batch, a.seq + 1))
-        tokens, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        rows = torch.randint(0, vocab, (a.accumulate, a.batch, a.seq + 1)).to(a.device)
+        tokens, targets = rows[:, :, :-1].contiguous(), rows[:, :, 1:].contiguous()
+        wait(a.device)
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=a.precision == "bf16"):
-            loss = F.cross_entropy(run(tokens).flatten(0, 1).float(), targets.flatten())
-        loss.backward()
+        for i in range(a.accumulate):
+            with torch.autocast(a.device, torch.bfloat16, enabled=a.precision == "bf16" and not a.pure):
+                loss = F.cross_entropy(run(tokens[i]).flatten(0, 1).float(), targets[i].flatten()) / a.accumulate
+            loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        last = loss.item()
+        last = loss.item() * a.accumulate  # waits for the step
         times.append(time.perf_counter() - began)
     times = times[a.warm_up:]
     if rank > 0:
         return
     print(json.dumps({
-        "tokens_per_second": a.batch * a.ranks * a.seq / statistics.median(times),
+        "tokens_per_second": a.accumulate * a.batch * a.ranks * a.seq / statistics.median(times),
         "step_seconds": times,
         "loss": last,
         "parameters": sum(p.numel() for p in model.parameters()),

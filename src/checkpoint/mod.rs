@@ -19,7 +19,7 @@ mod weights;
 
 pub use folder::{Keep, Kept, check_complete, check_writable, list, newest};
 pub use moments::{Moments, load_optimizer};
-pub use progress::{FORMAT, Progress, read_progress, same_model};
+pub use progress::{Attended, FORMAT, Progress, read_progress, same_model};
 pub use safetensors::Source;
 pub use save::{Save, save};
 pub use weights::{SHARD_LIMIT, load_weights, staging_bytes};

@@ -33,6 +33,22 @@ pub struct Progress {
     /// bits. Empty on a CPU.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub products: String,
+    /// The GPU and the library that these algorithms are of: another one has others.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub products_of: String,
+    /// What computed attention on a GPU. None on a CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attended>,
+}
+
+/// What computed attention, and what it takes to have the same again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "lowercase")]
+pub enum Attended {
+    /// Our own kernels.
+    Own,
+    /// cuDNN's plans for one shape on one kind of GPU, in cuDNN's own JSON.
+    Cudnn { version: String, gpu: String, shape: String, forward: String, backward: String },
 }
 
 /// The progress stored in the checkpoint `dir`.

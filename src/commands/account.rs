@@ -12,26 +12,15 @@ use crate::error::Result;
 use crate::failed;
 use crate::launch::{self, Launch};
 use crate::metrics::StepRecord;
-use crate::parallel::{Clock, Parallel, Settled};
+use crate::parallel::{Parallel, Settled};
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
-
-/// What the host knows of a step when it has sent it.
-pub struct Sent {
-    /// From 0.
-    pub step: u64,
-    pub began: Instant,
-    /// Waiting for data, and sending the update.
-    pub waited: Duration,
-    pub updated: Duration,
-    pub clock: Clock,
-}
+use std::time::Duration;
 
 /// The steps that have been sent, up to the last one.
 #[derive(Default)]
 pub struct Accounts {
-    open: VecDeque<Sent>,
-    closed: Option<Instant>,
+    /// From 0.
+    open: VecDeque<u64>,
     /// What the last step took.
     pub step_time: Duration,
     /// A rank asked for the end.
@@ -39,8 +28,8 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    pub fn send(&mut self, sent: Sent) {
-        self.open.push_back(sent);
+    pub fn send(&mut self, step: u64) {
+        self.open.push_back(step);
     }
 
     /// Closes the steps whose numbers are there. `all`, or a rank that asks for the end: waits for those of all.
@@ -48,13 +37,11 @@ impl Accounts {
     /// Errors: `Failed`: a step whose loss or gradient is not finite, which has changed no weight.
     pub fn close(&mut self, all: bool, parallel: &mut Parallel, launch: &Launch, s: &Session, output: &mut Output) -> Result<()> {
         while let Some(settled) = parallel.settled(all || self.stop) {
-            let sent = self.open.pop_front().expect("a step that was settled was sent");
-            refuse_what_is_not_finite(&settled, launch, output, sent.step + 1)?;
-            // The next step is sent while a GPU is at this one: then its time begins where this one's ends.
-            let (now, began) = (Instant::now(), self.closed.map_or(sent.began, |closed| closed.max(sent.began)));
-            (self.step_time, self.closed) = (now - began, Some(now));
-            launch::check(output.step(&record(s, output, &sent, &settled, self.step_time)));
-            if sent.step == s.from {
+            let step = self.open.pop_front().expect("a step that was settled was sent");
+            refuse_what_is_not_finite(&settled, launch, output, step + 1)?;
+            self.step_time = settled.clock.whole;
+            launch::check(output.step(&record(s, output, step, &settled)));
+            if step == s.from {
                 launch::check(output.first_step(launch.elapsed()));
             }
             self.stop |= settled.word > 0.0;
@@ -72,21 +59,21 @@ fn refuse_what_is_not_finite(settled: &Settled, launch: &Launch, output: &mut Ou
     failed!("step {step}: {found}: stopped; the last checkpoint is whole")
 }
 
-fn record(s: &Session, output: &Output, sent: &Sent, settled: &Settled, took: Duration) -> StepRecord {
-    let (seq, clock) = (s.data.seq(), &sent.clock);
+fn record(s: &Session, output: &Output, step: u64, settled: &Settled) -> StepRecord {
+    let (seq, clock) = (s.data.seq(), &settled.clock);
     let step_tokens = s.share.targets(seq);
     let row = StepRecord {
-        step: sent.step + 1,
-        tokens: s.consumed(sent.step + 1) * seq as u64,
+        step: step + 1,
+        tokens: s.consumed(step + 1) * seq as u64,
         loss: settled.loss / step_tokens as f64,
-        lr: s.schedule.lr(sent.step),
+        lr: s.schedule.lr(step),
         grad_norm: settled.norm,
-        step_time: took.as_secs_f64(),
-        data_time: sent.waited.as_secs_f64(),
+        step_time: clock.whole.as_secs_f64(),
+        data_time: clock.data.as_secs_f64(),
         forward_time: clock.forward.as_secs_f64(),
         backward_time: clock.backward.as_secs_f64(),
         comm_exposed_time: clock.exposed.as_secs_f64(),
-        optimizer_time: sent.updated.as_secs_f64(),
+        optimizer_time: clock.optimizer.as_secs_f64(),
         memory: output.memory.peak(),
         energy: energy::of(settled.also),
         ..StepRecord::default()

@@ -7,7 +7,9 @@
 //! rank 0: kernels from the cache, or compiled ── broadcast ──> all: a thousand ranks do not compile
 //!         plans of cuDNN's attention         ── broadcast ──> all, whose memory holds their workspace, counted first
 //! ```
+use crate::checkpoint::{Attended, Progress};
 use crate::comm::Network;
+use crate::commands::attention::{Again, CANNOT, WITHIN, again};
 use crate::commands::plan;
 use crate::config::{self, Carrier, DeviceKind, Run};
 use crate::device::Device;
@@ -77,9 +79,12 @@ fn sdpa(model: &Decoder) -> Sdpa {
     Sdpa { batch: shape.micro_batch, heads: c.heads, kv_heads: c.kv_heads, seq: shape.seq, size: c.head_dim }
 }
 
-/// Plans by rank 0, loaded by all.
-fn load(launch: &Launch, gpu: &Arc<Gpu>, of: Sdpa) -> Result<Attention> {
-    let make = || Ok(cudnn::Plans::make(&of, &cudnn::Target::here()?)?.to_bytes());
+/// Plans by rank 0, made or kept, loaded by all.
+fn load(launch: &Launch, gpu: &Arc<Gpu>, of: Sdpa, kept: Option<cudnn::Plans>) -> Result<Attention> {
+    let make = || match &kept {
+        Some(plans) => Ok(plans.to_bytes()),
+        None => Ok(cudnn::Plans::make(&of, &cudnn::Target::here()?)?.to_bytes()),
+    };
     let plans = launch.agree(if launch.leads() { make() } else { Ok(vec![]) })?;
     let plans = launch.comm().broadcast(plans, 0);
     let plans = cudnn::Plans::from_bytes(&plans).expect("rank 0 made them");
@@ -94,10 +99,10 @@ pub fn extent(model: &Decoder, ranks: usize) -> Extent {
 }
 
 impl Chosen {
-    /// Decides what computes attention, and says so. All ranks decide alike.
+    /// Decides what computes attention, and says so: what did in the run that is gone on with, where it can. All ranks decide alike.
     ///
     /// Errors, on all ranks: cuDNN was asked for, and does not serve (`Input`), is missing or has no engine (`Failed`).
-    pub fn with_attention(mut self, run: &Run, launch: &Launch, model: &Decoder) -> Result<Chosen> {
+    pub fn with_attention(mut self, run: &Run, launch: &Launch, model: &Decoder, stored: Option<&Attended>) -> Result<Chosen> {
         let (asked, of) = (run.system.attention, sdpa(model));
         let bf16 = run.system.precision == Precision::Bf16;
         let serves = bf16 && cudnn::serves(&of) && !run.data.reset_attention;
@@ -112,12 +117,28 @@ impl Chosen {
                 of.size
             );
         }
-        if asked == config::Attention::Own || !serves {
+        let leads = launch.leads();
+        let (again, why) = if leads { again(stored, asked, serves, &self.gpu.name, of) } else { (Again::Anew, None) };
+        why.iter().for_each(|why| log::warn!("{why}"));
+        let kept = launch.comm().broadcast(again.to_bytes(), 0);
+        if asked == config::Attention::Own || !serves || kept == Again::Own.to_bytes() {
             self.words += "\nattention by our own kernels";
             return Ok(self);
         }
+        if kept != Again::Anew.to_bytes() {
+            match load(launch, &self.gpu, of, again.plans()) {
+                Ok(a) => {
+                    let workspace = units::bytes(a.workspace as u64);
+                    self.words += &format!("\nattention by {}, {workspace} of workspace, with the checkpoint's plans", a.words());
+                    self.attention = Some(Arc::new(a));
+                    return Ok(self);
+                }
+                Err(e) if leads => log::warn!("{CANNOT}: cuDNN does not take its plans ({e}); {WITHIN}"),
+                Err(_) => (),
+            }
+        }
         let most = self.gpu.memory as u64 / MOST_WORKSPACE;
-        let told = match load(launch, &self.gpu, of) {
+        let told = match load(launch, &self.gpu, of, None) {
             Err(e) if must => return Err(e),
             Err(e) => format!("our own kernels: {e}"),
             Ok(a) if !must && a.workspace as u64 > most => {
@@ -216,12 +237,23 @@ pub fn too_little(gpu: &Gpu, needed: u64) -> Option<String> {
 }
 
 /// The same algorithms for products on all ranks: those of the run that is gone on with, or those that rank 0 finds fastest.
-pub fn choose_products(launch: &Launch, dev: &Device, model: &Decoder, stored: Option<&str>) {
+pub fn choose_products(launch: &Launch, dev: &Device, model: &Decoder, stored: Option<&Progress>) {
     let Device::Cuda(gpu) = dev else { return };
-    match stored.filter(|text| !text.is_empty()) {
-        Some(text) => gpu.choose(&from_hex(text)),
-        None => {
-            if launch.leads() {
+    if launch.leads() {
+        let stored = stored.filter(|progress| !progress.products.is_empty());
+        let here = gpu.choices_of();
+        let (same, other): (Option<&Progress>, _) = match stored {
+            Some(progress) if [here.as_str(), ""].contains(&progress.products_of.as_str()) => (stored, None),
+            other => (None, other),
+        };
+        if let Some(Progress { products_of, .. }) = other {
+            log::warn!(
+                "matrix products cannot be repeated as the checkpoint has them: they are of {products_of}, here is {here}; {WITHIN}"
+            );
+        }
+        match same {
+            Some(progress) => gpu.choose(&from_hex(&progress.products)),
+            None => {
                 let rows = model.shape().micro_batch * model.shape().seq;
                 let tokens: Vec<u32> = (0..rows).map(|i| (i % model.config().vocab) as u32).collect();
                 let input = Input { tokens: &tokens, targets: &tokens, starts: None, positions: None };
@@ -229,15 +261,23 @@ pub fn choose_products(launch: &Launch, dev: &Device, model: &Decoder, stored: O
                     model.forward_backward(dev, &input, 1.0, &mut ());
                 });
             }
-            gpu.choose(&launch.comm().broadcast(gpu.choices(), 0));
         }
     }
+    gpu.choose(&launch.comm().broadcast(gpu.choices(), 0));
 }
 
 /// The algorithms that products use, for a checkpoint.
 pub fn products(dev: &Device) -> String {
     match dev {
         Device::Cuda(gpu) => gpu.choices().iter().map(|b| format!("{b:02x}")).collect(),
+        Device::Cpu(_) | Device::Reference(_) => String::new(),
+    }
+}
+
+/// The GPU and the library that these are of.
+pub fn products_of(dev: &Device) -> String {
+    match dev {
+        Device::Cuda(gpu) => gpu.choices_of(),
         Device::Cpu(_) | Device::Reference(_) => String::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each, and the command line that leads to them.
 pub mod account;
 pub mod alone;
+pub mod attention;
 pub mod bench;
 pub mod cli;
 pub mod energy;

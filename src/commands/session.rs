@@ -6,6 +6,7 @@
 //! ```
 use crate::checkpoint::{self, Keep, Moments, Progress};
 use crate::comm::Network;
+use crate::commands::attention;
 use crate::commands::cli::VERSION;
 use crate::commands::energy::Meter;
 use crate::commands::eval::Evaluator;
@@ -107,7 +108,9 @@ impl Session {
         launch::phase("laying out the model");
         let clock = Instant::now();
         let (plan, model, optim, stage) = plan::lay_out(run, launch.rank(), launch.size());
-        let gpu = gpu::choose(run, launch)?.map(|gpu| gpu.with_attention(run, launch, &model)).transpose()?;
+        let gpu = gpu::choose(run, launch)?;
+        let had = resumed.as_ref().and_then(|(_, progress)| progress.attention.as_ref());
+        let gpu = gpu.map(|gpu| gpu.with_attention(run, launch, &model, had)).transpose()?;
         let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
         let mut rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);
@@ -128,7 +131,7 @@ impl Session {
         };
         let dev = launch.agree(dev)?;
         let network = gpu.as_ref().map(|gpu| gpu.network(run, launch)).transpose()?.flatten();
-        let stored = resumed.as_ref().map(|(_, progress)| progress.products.as_str());
+        let stored = resumed.as_ref().map(|(_, progress)| progress);
         dev.install(|| gpu::choose_products(launch, &dev, &model, stored));
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
@@ -179,6 +182,8 @@ impl Session {
             corpus: self.corpus.clone(),
             config: run.to_toml(),
             products: gpu::products(&self.dev),
+            products_of: gpu::products_of(&self.dev),
+            attention: attention::attended(&self.dev),
         };
         let save = checkpoint::Save {
             out: &run.train.out,

@@ -1,6 +1,6 @@
 //! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
 use crate::checkpoint;
-use crate::commands::account::{Accounts, Sent};
+use crate::commands::account::Accounts;
 use crate::commands::mlperf;
 use crate::commands::output::Output;
 use crate::commands::session::Session;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::launch::{self, Launch, deadline, signals};
 use crate::metrics::{REACHED, STOPPED};
 use crate::model::Input;
-use crate::parallel::Parallel;
+use crate::parallel::{Parallel, Part};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -57,9 +57,10 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
     for step in s.from..s.steps {
         launch::at_step(step + 1);
         let _range = range(|| format!("step {}", step + 1));
-        let (began, mut loss, mut waited) = (Instant::now(), 0.0, Duration::ZERO);
+        let (began, mut loss) = (Instant::now(), 0.0);
+        parallel.begin();
         for micro in 0..micro_steps {
-            let batch = next(&mut loader, &mut waited);
+            let batch = parallel.time(Part::Data, || next(&mut loader));
             let mut on = parallel.listen(micro == 0, micro + 1 == micro_steps);
             loss += s.model.forward_backward(&s.dev, &input(batch), (1.0 / targets) as f32, &mut on);
         }
@@ -70,12 +71,11 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         let evaluation = eval_time.unwrap_or_else(|| step_time * passes(s) / micro_steps as u32);
         let needed = until_the_next_word(run, step, parallel.lag(), step_time, evaluation, save_time);
         let verdict = parallel.settle(loss, must_stop(run, launch, needed), output.meter.lap(), run.optim.clip);
-        let updating = Instant::now();
-        s.optim.step(&s.dev, s.schedule.lr(step), step + 1, verdict);
-        let updated = updating.elapsed();
+        parallel.time(Part::Optimizer, || s.optim.step(&s.dev, s.schedule.lr(step), step + 1, verdict));
         parallel.publish();
+        parallel.end();
 
-        accounts.send(Sent { step, began, waited, updated, clock: parallel.take_clock() });
+        accounts.send(step);
         let all = step == s.from || last || evaluates || saves;
         accounts.close(all, &mut parallel, launch, s, output)?;
         let stop = accounts.stop;
@@ -119,10 +119,8 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
 }
 
 /// The next rows. A rank that cannot read its data ends the job: the others are already on their way.
-fn next<'a>(loader: &'a mut Loader, waited: &mut Duration) -> &'a Batch {
-    let (batch, wait) = launch::check(loader.next());
-    *waited += wait;
-    batch
+fn next(loader: &mut Loader) -> &Batch {
+    launch::check(loader.next()).0
 }
 
 fn input(batch: &Batch) -> Input<'_> {

@@ -15,6 +15,7 @@ mod gate;
 mod halves;
 mod memory;
 mod ranges;
+mod stamp;
 mod tally;
 pub mod threads;
 pub use arena::{Access, Arena, Loan};
@@ -22,6 +23,7 @@ pub use cuda::{Cuda, Kept};
 use halves::Halves;
 pub use memory::{Memory, make_real};
 pub use ranges::{Stretch, range};
+pub use stamp::Stamp;
 pub use tally::{Note, Part, Row, Tally};
 use threads::Threads;
 

@@ -6,6 +6,7 @@
 //!                 from device to device, and the host hears of them a step later (`settled`)
 //! publish         ZeRO-1: start gathering the updated weights; need(group) of the next forward waits for its own
 //! ```
+//! Where a step's time goes is noted on the way, on the device's own clock (`clock.rs`).
 //!
 //! | stage | gradients | this rank updates | then |
 //! |---|---|---|---|
@@ -14,15 +15,18 @@
 //!
 //! Both add the same numbers in the same order (rank order), so that their weights agree to the last bit. The norm is taken
 //! from f64 sums over the ranks' own blocks, in rank order, in both.
+mod clock;
+pub use clock::{Clock, Part};
+
 use crate::comm::{Collective, Ticket, block};
 use crate::device::cuda::Coming;
-use crate::device::{Access, Device};
+use crate::device::{Access, Device, Stamp};
 use crate::model::{Group, Pass, Schedule};
 use crate::ops::elementwise;
 use crate::ops::verdict::{self, Verdict};
 use crate::tensor::Tensor;
+use clock::Moments;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
 
 /// What is divided among the ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,23 +83,18 @@ pub struct Parallel<'a> {
     stage: Stage,
     reducing: Vec<Option<Ticket>>,
     gathering: Vec<Option<Ticket>>,
-    settling: VecDeque<Settling>,
-    clock: Clock,
+    settling: VecDeque<(Settling, Moments)>,
+    /// The numbers of the step at hand, once there are some.
+    settled: Option<Settling>,
+    moments: Moments,
+    /// The end of the last step that was told of, where the next one followed at once.
+    ended: Option<Stamp>,
 }
 
 /// What all ranks know, or will.
 enum Settling {
     Known(Settled),
     Coming(Coming),
-}
-
-/// Where the time of a step went, as the model's announcements tell it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Clock {
-    pub forward: Duration,
-    pub backward: Duration,
-    /// Waiting for messages and nothing else.
-    pub exposed: Duration,
 }
 
 /// What all ranks know after a step's gradients have met.
@@ -111,6 +110,8 @@ pub struct Settled {
     pub also: f64,
     /// The first rank whose own loss is not finite, or else whose block of the gradient is not.
     pub not_finite: Option<usize>,
+    /// Where the step's time went, on this rank.
+    pub clock: Clock,
 }
 
 impl Settled {
@@ -124,6 +125,7 @@ impl Settled {
             also: sum(3),
             // A loss says whose batch it was; a gradient's block, summed over all, only who owns it.
             not_finite: [0, 1].iter().find_map(|k| all.iter().position(|numbers| !numbers.as_ref()[*k].is_finite())),
+            clock: Clock::default(),
         }
     }
 }
@@ -139,48 +141,66 @@ impl<'a> Parallel<'a> {
             reducing: none(),
             gathering: none(),
             settling: VecDeque::new(),
-            clock: Clock::default(),
+            settled: None,
+            moments: Moments::default(),
+            ended: None,
         }
+    }
+
+    /// A step begins: its time runs.
+    pub fn begin(&mut self) {
+        self.moments.began = Some(self.dev.stamp());
+    }
+    /// What `f` takes is time of this part.
+    pub fn time<R>(&mut self, part: Part, f: impl FnOnce() -> R) -> R {
+        let from = self.dev.stamp();
+        let r = f();
+        self.moments.add(part, from, self.dev.stamp());
+        r
+    }
+    /// And ends: all of its work has been sent, and [`Parallel::settled`] will tell of it.
+    pub fn end(&mut self) {
+        self.moments.ended = Some(self.dev.stamp());
+        let settled = self.settled.take().expect("a step is settled before it ends");
+        self.settling.push_back((settled, std::mem::take(&mut self.moments)));
     }
 
     /// Listens to one micro-batch of a step.
     pub fn listen(&mut self, first: bool, last: bool) -> Listener<'_, 'a> {
-        let waited = self.clock.exposed;
-        Listener { on: self, first, last, began: Instant::now(), opened: None, waited }
+        let began = self.dev.stamp();
+        self.moments.within = Some(Part::Forward);
+        Listener { on: self, first, last, began, opened: None }
     }
 
     /// Waits for the reductions and brings the ranks' sums together. `loss`: this rank's Σ, as far as the host has it; `word`:
     /// what it wants others to know, for example that it was asked to stop; `also`: a number to be summed on the way; `limit`: of
     /// the gradient's norm. What comes of it all is [`Parallel::settled`]'s to tell.
     pub fn settle(&mut self, loss: f64, word: f64, also: f64, limit: Option<f64>) -> Verdict {
-        let began = Instant::now();
-        for ticket in &mut self.reducing {
-            if let Some(ticket) = ticket.take() {
-                ticket.wait();
-            }
+        if self.reducing.iter().any(Option::is_some) {
+            let from = self.dev.stamp();
+            self.reducing.iter_mut().filter_map(Option::take).for_each(Ticket::wait);
+            self.moments.add(Part::Exposed, from, self.dev.stamp_after_messages());
         }
-        self.clock.exposed += began.elapsed();
         let (rank, size) = (self.comm.rank(), self.comm.size());
         let own = self.groups.iter().map(|g| own_block(g, rank, size).grads);
         let squares: f64 = own.map(|g| elementwise::square_sum(self.dev, Tensor::range(g.start, g.end))).sum();
         let mine = [loss, squares, word, also];
-        let (settling, verdict, began);
-        if verdict::post(self.dev, rank, mine) {
-            began = Instant::now();
+        let on_device = verdict::post(self.dev, rank, mine);
+        let from = self.dev.stamp();
+        if on_device {
             if size > 1 {
                 self.comm.about(None);
                 self.comm.all_gather(verdict::lend(self.dev)).wait();
+                self.moments.add(Part::Exposed, from, self.dev.stamp_after_messages());
             }
-            (settling, verdict) = (Settling::Coming(verdict::judge(self.dev, limit)), Verdict::OnDevice);
-        } else {
-            began = Instant::now();
-            let settled = Settled::of(&self.comm.exchange(&mine));
-            verdict = Verdict::of(settled.loss, settled.norm, limit);
-            settling = Settling::Known(settled);
+            self.settled = Some(Settling::Coming(verdict::judge(self.dev, limit)));
+            return Verdict::OnDevice;
         }
-        self.clock.exposed += began.elapsed();
-        self.settling.push_back(settling);
-        verdict
+        let all = self.comm.exchange(&mine);
+        self.moments.add(Part::Exposed, from, self.dev.stamp());
+        let settled = Settled::of(&all);
+        self.settled = Some(Settling::Known(settled.clone()));
+        Verdict::of(settled.loss, settled.norm, limit)
     }
 
     /// What became of the oldest step that has not been told of yet; `None` where that is still to come. `all`: waits even for
@@ -189,10 +209,18 @@ impl<'a> Parallel<'a> {
         if !all && self.settling.len() <= self.lag() as usize {
             return None;
         }
-        Some(match self.settling.pop_front()? {
+        let (numbers, moments) = self.settling.pop_front()?;
+        // The end lies behind the numbers: one wait is for both.
+        let ended = moments.ended.clone().expect("a step that has ended");
+        ended.wait();
+        let clock = moments.read(self.ended.take().as_ref());
+        // Where the host has caught up, what it does before the next step begins is no step's time.
+        self.ended = (!self.settling.is_empty()).then_some(ended);
+        let settled = match numbers {
             Settling::Known(settled) => settled,
             Settling::Coming(numbers) => Settled::of(&numbers.wait()),
-        })
+        };
+        Some(Settled { clock, ..settled })
     }
 
     /// Steps by which [`Parallel::settled`] is behind.
@@ -213,19 +241,14 @@ impl<'a> Parallel<'a> {
 
     /// Waits until every weight is whole on this rank: before an evaluation or a checkpoint.
     pub fn finish(&mut self) {
-        (0..self.groups.len()).for_each(|g| self.arrive(g));
-    }
-
-    /// The time since the last call.
-    pub fn take_clock(&mut self) -> Clock {
-        std::mem::take(&mut self.clock)
+        self.gathering.iter_mut().filter_map(Option::take).for_each(Ticket::wait);
     }
 
     fn arrive(&mut self, group: usize) {
         if let Some(ticket) = self.gathering[group].take() {
-            let began = Instant::now();
+            let from = self.dev.stamp();
             ticket.wait();
-            self.clock.exposed += began.elapsed();
+            self.moments.add(Part::Exposed, from, self.dev.stamp_after_messages());
         }
     }
 }
@@ -235,11 +258,9 @@ pub struct Listener<'p, 'a> {
     on: &'p mut Parallel<'a>,
     first: bool,
     last: bool,
-    began: Instant,
+    began: Stamp,
     /// When the first gradients were opened: the forward's end.
-    opened: Option<Instant>,
-    /// Exposed time before this micro-batch.
-    waited: Duration,
+    opened: Option<Stamp>,
 }
 
 impl Schedule for Listener<'_, '_> {
@@ -247,7 +268,10 @@ impl Schedule for Listener<'_, '_> {
         self.on.arrive(group);
     }
     fn open(&mut self, group: usize) {
-        self.opened.get_or_insert_with(Instant::now);
+        if self.opened.is_none() {
+            self.opened = Some(self.on.dev.stamp());
+            self.on.moments.within = Some(Part::Backward);
+        }
         if self.first {
             let grads = self.on.groups[group].grads.clone();
             elementwise::zero(self.on.dev, Tensor::range(grads.start, grads.end));
@@ -268,11 +292,14 @@ impl Schedule for Listener<'_, '_> {
 
 impl Drop for Listener<'_, '_> {
     fn drop(&mut self) {
-        let opened = self.opened.unwrap_or_else(Instant::now);
-        // What the forward waited for stands under `exposed`.
-        let waited = self.on.clock.exposed - self.waited;
-        self.on.clock.forward += (opened - self.began).saturating_sub(waited);
-        self.on.clock.backward += opened.elapsed();
+        self.on.moments.within = None;
+        if std::thread::panicking() {
+            return; // the device may be what fails
+        }
+        let ended = self.on.dev.stamp();
+        let opened = self.opened.take().unwrap_or_else(|| ended.clone());
+        self.on.moments.add(Part::Forward, self.began.clone(), opened.clone());
+        self.on.moments.add(Part::Backward, opened, ended);
     }
 }
 

@@ -118,6 +118,8 @@ pub fn progress(step: u64, ranks: usize) -> Progress {
         corpus: "c0ffee".into(),
         config: "[optim]\nlr = 1e-3\n".into(),
         products: String::new(),
+        products_of: String::new(),
+        attention: None,
     }
 }
 

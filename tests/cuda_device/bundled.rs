@@ -81,7 +81,10 @@ fn it_runs_from_a_bundle_that_was_moved_and_sees_what_fails() {
 
     let whole = check.run("", &[]);
     assert_eq!(whole.code, Some(0), "{}", whole.said);
-    assert_eq!((&whole.report["failed"], whole.report["passed"].as_u64()), (&0.into(), Some(17)), "{}", whole.said);
+    // All that a stub can run; a part that needs the GPU itself says so.
+    let counts = ["failed", "passed", "left_out"].map(|what| whole.report[what].as_u64());
+    assert_eq!(counts, [Some(0), Some(18), Some(1)], "{}", whole.said);
+    assert_eq!(whole.of("cudnn")["result"], "left out");
     assert!(whole.report["gpu"].as_str().unwrap().contains("H100"));
     assert!(whole.of("curve")["figures"]["curve_widest_relative_difference"].as_f64().is_some_and(|x| x < 5e-3));
     for part in ["bench-gpt2", "bench-llama", "bench-gpt2-xl"] {

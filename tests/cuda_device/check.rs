@@ -93,6 +93,44 @@ fn a_run_that_stopped_goes_on_with_the_same_bits() {
     assert_eq!(run.left(), whole);
 }
 
+/// cuDNN's plans are made anywhere (`plans`), and run on a GPU alone.
+#[test]
+fn cudnn_attends_as_our_own_kernels_and_the_cpu_do() {
+    if !on_gpu() {
+        return eprintln!("NOT TESTED on a stub: cuDNN's engines run on a GPU alone");
+    }
+    // Sequences that are no multiple of a tile, and some that are; query heads that share keys and values.
+    let few = "--micro-batch 2 --global-batch 4 --layers 2 --hidden 128 --vocab 200 --synthetic-data --lr 1e-2 --seed 5 \
+               --schedule constant --warmup-steps 0 --save-every 5";
+    for model in [
+        "--model nano --width 128 --heads 2 --seq-len 80",
+        "--model gpt2 --width 256 --heads 4 --seq-len 256",
+        "--model llama3.2-1b --width 256 --heads 4 --kv-heads 2 --head-dim 128 --seq-len 256",
+    ] {
+        let run =
+            |device: &str, steps: usize| Run::cpu(&format!("{device} {model} {few} --steps {steps}")).precision(Precision::Bf16);
+        let run_on = |attention: &str, steps| run(&format!("--device cuda --attention {attention}"), steps);
+        let (own, here) = (run_on("own", 10).steps(), run("--device cpu", 10).steps());
+        let cudnn = run_on("cudnn", 10);
+        assert!(cudnn.job().done().out.contains("attention by cuDNN"), "{model}");
+        let there = cudnn.left();
+        for (whose, expected) in [("our own kernels", &own), ("the CPU", &here)] {
+            let found = off(&there, expected);
+            let (of, name) = (whose.replace(' ', "_"), model.split(' ').nth(1).unwrap());
+            println!("figure: cudnn_{name}_widest_difference_from_{of} = {:e}", found[0]);
+            assert!(found[0] <= 1e-2 && found[1] <= 5e-2, "{model}: off by {found:?} of {whose}");
+        }
+        // Again, and stopped and gone on with: the same bits.
+        assert_eq!(run_on("cudnn", 10).steps(), there, "{model}");
+        let stopped = run_on("cudnn", 5);
+        stopped.job().done();
+        let on = stopped.and("--steps 10");
+        let ended = on.job().done();
+        assert!(ended.out.contains("with the checkpoint's plans"), "{ended}");
+        assert_eq!(on.left(), there, "{model}");
+    }
+}
+
 #[test]
 fn nccl_with_one_rank_changes_nothing() {
     for zero in ["--zero 0", "--zero 1"] {

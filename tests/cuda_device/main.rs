@@ -10,10 +10,14 @@
 //! place      here, or on a GPU (scripts/gpu-check.sh)      check      what is asked of a GPU beside the goldens
 //! energy     NVML's numbers, and none                      profile    ranges that a profiler is told
 //! bundled    gpu-check, from a bundle that was moved
+//! again      what a checkpoint says of the GPU that wrote it
+//! clock      where the time of a step goes, counted
 //! inference  losses held out, and texts: while training, by eval, by generate
 //! ```
+mod again;
 mod bundled;
 mod check;
+mod clock;
 mod energy;
 mod families;
 mod grid;

@@ -61,7 +61,10 @@ fn of_every_preset() {
     all.insert(Sdpa { batch: 1, heads: 4, kv_heads: 4, seq: 4096, size: 128 });
     for of in all {
         let plans = Plans::make(&of, &target).unwrap_or_else(|e| panic!("{architecture} {of:?}: {e}"));
+        // by a message, and out of a checkpoint
         let sent = Plans::from_bytes(&plans.to_bytes()).unwrap();
+        let [forward, backward] = sent.texts();
+        assert_eq!(Plans::from_texts(&forward, &backward), plans, "{architecture} {of:?}: its JSON is not text");
         let workspace = sent.workspace(&target).unwrap_or_else(|e| panic!("{architecture} {of:?}, as text: {e}"));
         println!("{architecture} {of:?}: workspace {workspace}");
         // Where dq is added up by atomics, no such matrix exists: then the workspace does not grow with T².

@@ -54,6 +54,7 @@ pub fn train_in(world: &dyn Collective, config: &Config, case: &Case, share: imp
         let (mut told, mut clocks) = (vec![], vec![]);
         for step in 0..steps {
             let (mut loss, busy) = (0.0, world.busy());
+            parallel.begin();
             for micro in 0..share.micro_steps() {
                 let batch = data.batch(step * global_batch as u64, micro, &share).unwrap();
                 let input = Input { tokens: &batch.tokens, targets: &batch.targets, starts: None, positions: None };
@@ -61,12 +62,13 @@ pub fn train_in(world: &dyn Collective, config: &Config, case: &Case, share: imp
                 loss += model.forward_backward(&dev, &input, (1.0 / targets) as f32, &mut on);
             }
             let verdict = parallel.settle(loss, 0.0, 0.0, Some(1.0));
-            let settled = parallel.settled(true).expect("a CPU knows at once");
-            assert_eq!(settled.not_finite, None);
             optim.step(&dev, 1e-3, step + 1, verdict);
             parallel.publish();
+            parallel.end();
+            let settled = parallel.settled(true).expect("a CPU knows at once");
+            assert_eq!(settled.not_finite, None);
             told.extend([settled.loss / targets, settled.norm]);
-            clocks.push((parallel.take_clock(), world.busy() - busy));
+            clocks.push((settled.clock, world.busy() - busy));
         }
         parallel.finish();
         let weights = model.parameters().iter().flat_map(|p| dev.read(p.weights)).collect();

@@ -66,6 +66,7 @@ pub fn run(run: &Run) -> Result<()> {
     }
     let best = found.iter().map(|(.., rates)| rates.max).fold(0.0, f64::max);
     let (precision, mut rows) = (precision.name(), vec![]);
+    let device = gpu.as_ref().map_or_else(cores::processor, |gpu| gpu.name.clone());
     let place = gpu.map_or_else(
         || format!("{threads} threads, {precision}; {}", cores::processor()),
         |gpu| format!("{precision}; {}", gpu.name),
@@ -86,6 +87,7 @@ pub fn run(run: &Run) -> Result<()> {
     }
     tell(page + &format!("best: {} GFLOP/s; shares are of medians\n", significant(best, 4)));
     let mut all = machine(&run, 1, threads);
+    all["device"] = json!(device);
     all["best_gflops"] = json!(best);
     all["products"] = json!(rows);
     run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &all))

@@ -7,12 +7,13 @@
 //! ```
 //! A call that fails once a run has begun is a broken invariant or broken hardware: it panics, naming call and code, and the
 //! panic ends the job. What may fail by the user's doing is a `Result`.
-use super::library::Needed;
+use super::library::{Library, Needed};
 use crate::error::Result;
 use crate::failed;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use std::ffi::{CStr, c_void};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The oldest driver whose version of CUDA the libraries of ours that it serves may have.
 const OLDEST_DRIVER: i32 = 12000;
@@ -31,7 +32,11 @@ pub struct Gpu {
     /// Bytes of its memory.
     pub memory: usize,
     pub processors: usize,
+    elapsed: Elapsed,
 }
+
+/// `cuEventElapsedTime`, which drivers for CUDA 12 and 13 have alike; cudarc names the younger one of 13 alone.
+type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> CUresult;
 
 // SAFETY: handles that any thread may use once the context is current on it.
 unsafe impl Send for Gpu {}
@@ -100,7 +105,10 @@ impl Gpu {
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
-        Ok(Gpu { device, context, name: text(&name), capability: (major, minor), bus: text(&bus), memory, processors })
+        let elapsed = Library::open(&["libcuda.so.1"])?.function(c"cuEventElapsedTime")?;
+        // SAFETY: the driver's own function of that name, as its header has it.
+        let elapsed = unsafe { std::mem::transmute::<*mut c_void, Elapsed>(elapsed) };
+        Ok(Gpu { device, context, name: text(&name), capability: (major, minor), bus: text(&bus), memory, processors, elapsed })
     }
 
     /// What kernels are compiled for: from Hopper on with the instructions of this architecture alone.
@@ -226,6 +234,21 @@ impl Event {
         // SAFETY: the context is current.
         must(unsafe { sys::cuEventCreate(&mut handle, flags) }, "cuEventCreate");
         Event { handle, gpu: gpu.clone() }
+    }
+    /// With one: the GPU writes down when it has come.
+    pub fn timed(gpu: &Arc<Gpu>) -> Event {
+        let mut handle = std::ptr::null_mut();
+        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT as u32;
+        // SAFETY: the context is current.
+        must(unsafe { sys::cuEventCreate(&mut handle, flags) }, "cuEventCreate");
+        Event { handle, gpu: gpu.clone() }
+    }
+    /// The time that the GPU took from this to `later`. Both are timed, and have come.
+    pub fn until(&self, later: &Event) -> Duration {
+        let mut milliseconds = 0f32;
+        // SAFETY: both handles are alive, the place is a variable here.
+        must(unsafe { (self.gpu.elapsed)(&mut milliseconds, self.handle, later.handle) }, "cuEventElapsedTime");
+        Duration::from_secs_f64(f64::from(milliseconds).max(0.0) / 1e3)
     }
     pub fn record(&self, stream: &Stream) {
         // SAFETY: both handles are alive.

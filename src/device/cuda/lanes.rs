@@ -42,11 +42,24 @@ impl Lanes {
 
     /// The stream of ops, for one more, which comes after the messages that are over.
     pub fn for_op(&self) -> &Stream {
+        self.after_messages();
+        self.ops.put.fetch_add(1, Ordering::Relaxed);
+        &self.compute
+    }
+    /// What comes into the stream of ops now comes after the messages that are over.
+    fn after_messages(&self) {
         if let Some((over, count)) = self.owed.lock().expect("the wait that is owed").take() {
             self.messages.wait(&self.compute, &over, count);
         }
-        self.ops.put.fetch_add(1, Ordering::Relaxed);
-        &self.compute
+    }
+    /// A place in the stream of ops whose time will be known. It is no op: no message need wait for it.
+    pub fn moment(&self, after_messages: bool) -> Event {
+        if after_messages {
+            self.after_messages();
+        }
+        let event = Event::timed(&self.gpu);
+        event.record(&self.compute);
+        event
     }
 
     /// Pinned memory of at least so many bytes that nobody uses any more.

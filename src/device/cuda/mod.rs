@@ -307,6 +307,14 @@ impl Cuda {
     pub fn choices(&self) -> Vec<u8> {
         self.products.choices()
     }
+    /// The GPU and the library that they are of; those of another are of no use.
+    pub fn choices_of(&self) -> String {
+        self.products.of()
+    }
+    /// cuDNN's attention, where it serves.
+    pub fn attention(&self) -> Option<&cudnn::Attention> {
+        self.attention.as_ref().map(|(attention, _)| attention.as_ref())
+    }
     pub fn choose(&self, choices: &[u8]) {
         self.products.choose(choices);
     }
@@ -390,6 +398,12 @@ impl Cuda {
         // SAFETY: our own eight bytes.
         unsafe { self.lanes.for_op().fill(at, 0, 8) };
         sum
+    }
+
+    /// A place behind all earlier ops, of which the GPU will know when it was there; with `after_messages`, behind what the next op
+    /// would come after.
+    pub fn moment(&self, after_messages: bool) -> Event {
+        self.lanes.moment(after_messages)
     }
 
     /// Where all ranks' numbers lie, and of how many ranks.

@@ -187,9 +187,12 @@ impl Products {
 
     /// Where choices for this GPU are kept between runs.
     fn file(&self) -> Option<PathBuf> {
+        Some(cache()?.join(format!("products-{:016x}", hash(self.of().as_bytes()))))
+    }
+    /// What choices hold for: the GPU and the library's version.
+    pub fn of(&self) -> String {
         // SAFETY: the library is there.
-        let version = unsafe { sys::cublasLtGetVersion() };
-        Some(cache()?.join(format!("products-{:016x}", hash(format!("{} {version}", self.gpu.name).as_bytes()))))
+        format!("{}, cuBLASLt {}", self.gpu.name, unsafe { sys::cublasLtGetVersion() })
     }
     /// Uses what an earlier run has kept.
     pub fn recall(&self) {

@@ -21,6 +21,7 @@ enum Result : int {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_IMAGE = 200,
+    INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     NOT_READY = 600,
     OUT_OF_RESOURCES = 701,
@@ -282,6 +283,7 @@ STUB_API int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, voi
 // ---- streams and events ----------------------------------------------------------------------------------------------------
 
 struct Event {
+    bool timed;
     OpPtr recorded;   // null: never recorded, which counts as complete
 };
 
@@ -302,7 +304,19 @@ STUB_API int cuStreamWaitEvent(void* stream, void* event, unsigned) {
     wait_for(lock, of(stream), ((Event*)event)->recorded);
     return SUCCESS;
 }
-STUB_API int cuEventCreate(void** out, unsigned) { return *out = new Event, SUCCESS; }
+STUB_API int cuEventCreate(void** out, unsigned flags) {
+    constexpr unsigned DISABLE_TIMING = 2;
+    return *out = new Event{!(flags & DISABLE_TIMING), nullptr}, SUCCESS;
+}
+// Two streams have no times that could be compared; ours asks of one alone.
+STUB_API int cuEventElapsedTime(float* milliseconds, void* start, void* end) {
+    Lock lock(state);
+    const Event &a = *(Event*)start, &b = *(Event*)end;
+    if (!a.timed || !b.timed || !a.recorded || !b.recorded) return INVALID_HANDLE;
+    if (!a.recorded->done || !b.recorded->done) return NOT_READY;
+    if (a.recorded->stream != b.recorded->stream || b.recorded->number < a.recorded->number) return INVALID_VALUE;
+    return *milliseconds = b.recorded->when - a.recorded->when, SUCCESS;
+}
 STUB_API int cuEventDestroy_v2(void* event) { return delete (Event*)event, SUCCESS; }
 STUB_API int cuEventRecord(void* event, void* stream) {
     Lock lock(state);

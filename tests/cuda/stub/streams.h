@@ -10,6 +10,7 @@
 // missing event shows as NaN, or as other bits, in one of them.
 //
 //   STUB_FORGET=K      the K-th wait of a stream for an event (from 1) is left out
+//   STUB_CLOCK=ops     an operation takes a millisecond, whatever it does, and nothing else takes any: times are counts
 //   STUB_LOG=FILE      a line for each operation, and for each time that the host waits; %r in the name becomes the rank that the launcher gives
 #pragma once
 #include <unistd.h>
@@ -35,6 +36,7 @@ struct Op {
     std::vector<std::shared_ptr<Op>> needs;   // work of other streams that must have run
     Clock clock;                              // what is certain to have run before, and itself
     bool done = false;
+    double when = 0;                          // milliseconds, once it is done
 };
 using OpPtr = std::shared_ptr<Op>;
 
@@ -80,6 +82,13 @@ inline void join(Clock& into, const Clock& other) {
     for (size_t i = 0; i < other.size(); i++) into[i] = std::max(into[i], other[i]);
 }
 
+inline double now() {
+    static const bool counts = stub::setting("STUB_CLOCK", "") == "ops";
+    static double passed = 0;
+    if (counts) return passed++;
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 // The lock is released while an operation runs: a collective waits for other processes, and this one goes on submitting.
 inline void execute(Lock& lock, OpPtr op) {
     executing = true;
@@ -94,6 +103,7 @@ inline void execute(Lock& lock, OpPtr op) {
         races::look(op->stream, op->clock, op->what.text, op->what.accesses);
     }
     op->done = true;
+    op->when = now();
     op->needs.clear();
     op->what.run = nullptr;
     all[op->stream]->queue.pop_front();

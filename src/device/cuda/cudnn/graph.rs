@@ -24,6 +24,13 @@ pub struct Sdpa {
     pub size: usize,
 }
 
+impl std::fmt::Display for Sdpa {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Sdpa { batch, heads, kv_heads, seq, size } = self;
+        write!(f, "{batch} sequences of {seq} rows, {heads} query and {kv_heads} key heads of {size} columns")
+    }
+}
+
 /// What has an address when a plan runs: memory of ours, or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(i64)]

@@ -77,6 +77,15 @@ fn present() -> Result<()> {
     Ok(())
 }
 
+/// The version that is there.
+///
+/// Errors: `Failed`: it is missing, or too old.
+pub fn installed() -> Result<String> {
+    present()?;
+    let v = version();
+    Ok(format!("{}.{}.{}", v / 10_000, v % 10_000 / 100, v % 100))
+}
+
 fn version() -> usize {
     // SAFETY: the library is there.
     unsafe { sys::cudnnGetVersion() }
@@ -117,6 +126,14 @@ impl Plans {
         Ok(Plans([text(of.forward())?, text(of.backward())?]))
     }
 
+    /// Both in cuDNN's JSON, for a checkpoint.
+    pub fn texts(&self) -> [String; 2] {
+        [0, 1].map(|i| String::from_utf8_lossy(&self.0[i]).into_owned())
+    }
+    /// What [`Plans::texts`] gave; whether cuDNN takes it is seen when it is finalized.
+    pub fn from_texts(forward: &str, backward: &str) -> Plans {
+        Plans([forward, backward].map(|text| text.as_bytes().to_vec()))
+    }
     /// For a message: the length of the first, and both.
     pub fn to_bytes(&self) -> Vec<u8> {
         let Plans([forward, backward]) = self;
@@ -185,7 +202,8 @@ fn plan(graph: &Graph, device: &Descriptor) -> Result<Descriptor> {
 
 /// Attention of one shape on this process's GPU, ready but for its workspace.
 pub struct Attention {
-    of: Sdpa,
+    pub of: Sdpa,
+    pub plans: Plans,
     /// Bytes of the workspace.
     pub workspace: usize,
     inner: Mutex<Ready>,
@@ -211,13 +229,13 @@ impl Attention {
         let both = [forward, backward];
         let workspace = workspace(&both)?;
         let ([forward, backward], Target::Here(target)) = (both, target) else { unreachable!("made above") };
-        Ok(Attention { of, workspace, inner: Mutex::new(Ready { forward, backward, target }), gpu: gpu.clone() })
+        let inner = Mutex::new(Ready { forward, backward, target });
+        Ok(Attention { of, plans: plans.clone(), workspace, inner, gpu: gpu.clone() })
     }
 
     /// What is said of it before the first step.
     pub fn words(&self) -> String {
-        let v = version();
-        format!("cuDNN {}.{}.{}", v / 10_000, v % 10_000 / 100, v % 100)
+        format!("cuDNN {}", installed().unwrap_or_default())
     }
 
     /// Sequences, and the workspace that so many would need: it grows with them, if at all.
@@ -298,7 +316,9 @@ mod tests {
     #[test]
     fn plans_survive_a_message() {
         let plans = Plans([b"one".to_vec(), b"another".to_vec()]);
-        assert_eq!(Plans::from_bytes(&plans.to_bytes()), Some(plans));
+        assert_eq!(Plans::from_bytes(&plans.to_bytes()).as_ref(), Some(&plans));
+        let [forward, backward] = plans.texts();
+        assert_eq!(Plans::from_texts(&forward, &backward), plans);
         assert_eq!(Plans::from_bytes(b"short"), None);
         assert_eq!(Plans::from_bytes(&[9, 0, 0, 0, 0, 0, 0, 0, 1]), None);
     }
