@@ -72,7 +72,7 @@ def measured(command, env=None, together=False, may_fail=False):
         if child.returncode and may_fail:
             return None
         if child.returncode:
-            sys.exit(f"bench-cpu: {' '.join(command)}: exit code {child.returncode}")
+            sys.exit(f"bench: {' '.join(command)}: exit code {child.returncode}")
         out.seek(0)
         return out.read(), sum(most.values()) / 1024
 

@@ -185,10 +185,9 @@ impl<'a> Parallel<'a> {
         let own = self.groups.iter().map(|g| own_block(g, rank, size).grads);
         let squares: f64 = own.map(|g| elementwise::square_sum(self.dev, Tensor::range(g.start, g.end))).sum();
         let mine = [loss, squares, word, also];
-        let on_device = verdict::post(self.dev, rank, mine);
-        let from = self.dev.stamp();
-        if on_device {
+        if verdict::post(self.dev, rank, mine) {
             if size > 1 {
+                let from = self.dev.stamp();
                 self.comm.about(None);
                 self.comm.all_gather(verdict::lend(self.dev)).wait();
                 self.moments.add(Part::Exposed, from, self.dev.stamp_after_messages());
@@ -196,6 +195,7 @@ impl<'a> Parallel<'a> {
             self.settled = Some(Settling::Coming(verdict::judge(self.dev, limit)));
             return Verdict::OnDevice;
         }
+        let from = self.dev.stamp();
         let all = self.comm.exchange(&mine);
         self.moments.add(Part::Exposed, from, self.dev.stamp());
         let settled = Settled::of(&all);

@@ -19,6 +19,12 @@ fn parts(s: &StepRecord) -> f64 {
     s.data_time + s.forward_time + s.backward_time + s.comm_exposed_time + s.optimizer_time
 }
 
+/// Where the events lie that belong to no copy: those that time is read from.
+fn moments(lines: &[String]) -> Vec<usize> {
+    let of_copy = |line: &str| is(line, "upload ") || is(line, "download ");
+    (1..lines.len()).filter(|i| is(&lines[*i], "event") && !of_copy(&lines[i - 1])).collect()
+}
+
 /// Milliseconds, which are operations.
 fn ms(seconds: f64) -> i64 {
     (1e3 * seconds).round() as i64
@@ -38,26 +44,28 @@ fn the_parts_of_a_step_are_the_gpus_own_times() {
     let ends: Vec<usize> = (0..lines.len()).filter(|i| is(&lines[*i], "judge ")).collect();
     assert_eq!((ends.len(), rows.len()), (6, 6));
     for (k, row) in rows.iter().enumerate().take(5).skip(2) {
-        let step = &lines[ends[k - 1]..ends[k]];
+        // From the verdict of the step before to this one's, and to the next one's.
+        let (before, after) = (&lines[ends[k - 1]..ends[k]], &lines[ends[k]..ends[k + 1]]);
         // A whole period, wherever it is said to begin.
-        assert_eq!(ms(row.step_time), step.len() as i64, "step {}", k + 1);
-        // Each forward begins with the moment before its first upload, and ends with the one after the last norm.
-        let (mut forward, mut backward) = (0, 0);
-        let first = |from: usize, what: &str| from + step[from..].iter().position(|line| is(line, what)).unwrap();
-        let mut from = first(0, "adamw ");
-        for _ in 0..4 {
-            let began = first(from, "upload ") - 1;
-            let head = first(began, "cross_entropy ");
-            let norm = (began..head).rev().find(|i| is(&step[*i], "norm_forward ")).unwrap();
-            let (opened, ended) = (first(norm, "event"), first(first(head, "embedding_backward "), "event"));
-            assert!(is(&step[began], "event"), "{}", step[began]);
-            (forward, backward, from) = (forward + opened - began, backward + ended - opened, ended);
+        assert_eq!(ms(row.step_time), before.len() as i64, "step {}", k + 1);
+        // The update and the end of the step before; the beginning; four times data, forward and backward.
+        let moments = moments(before);
+        let [_, _, ended, began, micros @ ..] = &moments[..] else { panic!("{moments:?}") };
+        assert!(ended + 1 == *began && micros.len() == 4 * 5, "{moments:?}");
+        let mut found = [0; 3];
+        for micro in micros.chunks(5) {
+            let [asked, given, forward, opened, done] = micro else { panic!("{moments:?}") };
+            let has = |from: &usize, to: &usize, what: &str| before[*from..*to].iter().any(|line| is(line, what));
+            assert!(has(forward, opened, "embedding_forward ") && !has(forward, opened, "cross_entropy "));
+            assert!(has(opened, done, "cross_entropy ") && has(opened, done, "embedding_backward"));
+            assert!(!has(opened, done, "embedding_forward ") && asked + 1 == *given && given + 1 == *forward);
+            [given - asked, opened - forward, done - opened].iter().zip(&mut found).for_each(|(n, sum)| *sum += *n as i64);
         }
-        assert_eq!([ms(row.forward_time), ms(row.backward_time)], [forward as i64, backward as i64], "step {}", k + 1);
-        // The update of the step itself, which follows its verdict.
-        let after = &lines[ends[k]..ends[k + 1]];
-        let update = after.iter().filter(|line| is(line, "adamw ")).count() as i64;
-        assert!(update > 4 && (update + 1..2 * update + 4).contains(&ms(row.optimizer_time)), "{update} launches: {row:?}");
+        assert_eq!([row.data_time, row.forward_time, row.backward_time].map(ms), found, "step {}", k + 1);
+        // The update of the step itself follows its verdict.
+        let from = self::moments(after);
+        assert!(after[from[0]..from[1]].iter().filter(|line| is(line, "adamw ")).count() >= 6);
+        assert_eq!(ms(row.optimizer_time), (from[1] - from[0]) as i64, "step {}", k + 1);
         assert_eq!(ms(row.comm_exposed_time), 0, "{row:?}");
         let rest = row.step_time - parts(row);
         assert!(rest >= 0.0 && rest < 0.2 * row.step_time, "{row:?}");
