@@ -53,7 +53,7 @@ def json_of(command):
 
 def yardstick(*options, may_fail=False):
     found = measured([sys.executable, os.path.join(HERE, "yardstick.py"), *map(str, options)], may_fail=may_fail)
-    return found and json.loads(found[0].splitlines()[-1])
+    return found and json.loads(found[0].splitlines()[-1]) | {"memory": found[1]}
 
 
 def llama(config, seq, folder):
