@@ -8,7 +8,7 @@
 # nothing of a Slurm that the machine may have is touched. At the end, however it comes, the daemons are stopped, jobs
 # with them, and the folder is removed. Needs root, and Debian's slurm-wlm and munge (scripts/setup.sh with TESTS=1).
 #   CPUS=4   cores of each virtual node: all are the machine's own, so that they may be more than it has
-#   NODES=2  nodes of the partition `all`; `debug`, the default one, has the first two
+#   MORE=0   nodes besides, n3 and on, in a partition `more`
 #   GPUS=0   GPUs that Slurm believes each node to have (--gres=gpu:N); nothing that computes is behind them
 set -euo pipefail
 
@@ -20,7 +20,7 @@ for program in slurmctld slurmd munged sbatch; do
 done
 
 names=() # of the nodes
-for ((i = 1; i <= ${NODES:-2}; i++)); do names+=("n$i"); done
+for ((i = 1; i <= 2 + ${MORE:-0}; i++)); do names+=("n$i"); done
 here=$(mktemp -d "${TMPDIR:-/tmp}/slurm-here.XXXXXX")
 chmod 755 "$here" # munge refuses a socket that others cannot reach
 host=$(hostname -s)
@@ -33,7 +33,7 @@ ours() {
 }
 stop() {
     trap '' INT TERM HUP
-    timeout 5 scancel --full --signal=KILL --partition=debug,all 2>/dev/null || true
+    timeout 5 scancel --full --signal=KILL --partition=debug 2>/dev/null || true
     for pid in "${daemons[@]}" $(ours); do kill "$pid" 2>/dev/null || true; done
     for _ in $(seq 30); do [ -n "$(ours)" ] || break; sleep 0.1; done
     for pid in "${daemons[@]}" $(ours); do kill -KILL "$pid" 2>/dev/null || true; done
@@ -104,8 +104,8 @@ $(for name in "${names[@]}"; do
     echo "NodeName=$name NodeHostname=$host NodeAddr=127.0.0.1 Port=$(port) CPUs=${CPUS:-4} RealMemory=1000 Gres=gpu:${GPUS:-0}"
 done)
 PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
-PartitionName=all Nodes=n[1-${#names[@]}] MaxTime=INFINITE State=UP OverSubscribe=NO
 CONF
+[ "${MORE:-0}" -eq 0 ] || echo "PartitionName=more Nodes=n[3-${#names[@]}] MaxTime=INFINITE State=UP" >>"$here/slurm.conf"
 # slurmd counts only GPUs that have a file.
 for ((i = 0; i < ${GPUS:-0}; i++)); do
     touch "$here/gpu$i"
@@ -116,7 +116,7 @@ for _ in $(seq 100); do [ -S "$here/munge" ] && break; sleep 0.1; done
 
 started slurmctld slurmctld -D
 for name in "${names[@]}"; do started "$name" slurmd -D -N "$name"; done
-up() { [ "$(sinfo --noheader --partition=all --format=%D --states=idle 2>/dev/null | head -n 1)" = ${#names[@]} ]; }
+up() { [ "$(sinfo --noheader --format=%D --states=idle 2>/dev/null | awk '{ n += $1 } END { print n + 0 }')" -eq ${#names[@]} ]; }
 for _ in $(seq 300); do
     ! up || break
     sleep 0.1

@@ -22,17 +22,17 @@ step "format" cargo fmt --all -- --check
 # All but those of Slurm, which mostly wait for a job's time to pass: they run beside the site's check, which mostly compiles.
 names=$(cd tests && ls -d ./*.rs ./*/main.rs | sed 's|^\./||; s|/main\.rs$||; s|\.rs$||' | grep -vx slurm)
 echo "== tests"
+cargo test --release --no-run || failed=1
 # shellcheck disable=SC2046,SC2086 # several names
 cargo test --release --no-fail-fast --lib --bins $(printf -- '--test %s ' $names) 2>&1 | tee -a "$log" || failed=1
 cargo test --release --doc 2>&1 | tee -a "$log" || failed=1
 cargo test --release --test ops -- --exact products::which_kernels_are_exercised --nocapture 2>/dev/null | grep "^product kernel"
 step "kernels for sm_80, sm_90a, sm_100a" scripts/cuda-check.sh --table
-cargo test --release --test slurm --no-run || failed=1
 site=$(mktemp)
 scripts/site-check.sh >"$site" 2>&1 &
 site_check=$!
 echo "== jobs under Slurm"
-cargo test --release --test slurm -- --test-threads=6 2>&1 | tee -a "$log" || failed=1
+cargo test --release --test slurm -- --test-threads=4 2>&1 | tee -a "$log" || failed=1
 of_site() {
     local status=0
     wait "$site_check" || status=$?

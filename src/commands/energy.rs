@@ -49,9 +49,10 @@ impl Meter {
         let all: Vec<Sight> = all.iter().map(|numbers| Sight::of(numbers)).collect();
         let of = decide(&all).map_err(|rank| {
             let host = &launch.ranks[rank].host;
-            let why =
-                if all[rank].gpu == Some(false) { "its GPU does not tell its energy" } else { "no counter can be read there" };
-            format!("energy: not measured, for of rank {rank} on {host} {why}")
+            match all[rank].gpu {
+                Some(false) => format!("energy: not measured, since the GPU of rank {rank} on {host} does not tell it"),
+                _ => format!("energy: not measured, since rank {rank} finds no counter on {host} that it may read"),
+            }
         });
         // Of ranks that share a GPU the first reads it; where the node's counters hold it, none does.
         let seats = gpu.as_ref().map_or(vec![], |(gpu, _)| launch.seats(&gpu.bus));
