@@ -23,14 +23,15 @@ check=$here/check
 # name, limit in seconds, what it shows
 parts='libraries 30 the libraries are found, and a step runs
 goldens-bf16 60 ten steps of every family in bf16: the CPU within 1e-2, PyTorch within 2e-2
+goldens-tf32 60 ten steps of every family in tf32: the CPU in fp32 within 5e-4, PyTorch within 1e-3 (OPT: ten times that)
 goldens-fp32 60 ten steps of every family in fp32: the CPU within 2e-5, PyTorch within 1e-4
-attention 40 own flash attention, heads of 64 and 128 columns; documents kept apart
+attention 40 own flash attention, heads of 64 and 128 columns; documents kept apart; backward in one pass
 cudnn 60 attention by cuDNN, heads of 64 and 128 columns: our own kernels and the CPU within 1e-2; again, and gone on with: the same bits
 inference 40 eval, generate and held-out losses while training: the CPU'"'"'s (fp32 2e-5, the same words; bf16 1e-2)
 repeat 30 the same run twice, and with recomputation: the same bits
 resume 30 stopped and gone on with: the same bits
 memory 30 too little memory: one sentence, and the micro-batch that would fit
-nccl 30 NCCL with one rank changes nothing
+nccl 30 NCCL with one rank changes nothing, and carries bf16
 ranks 40 two ranks on one GPU over MPI: the losses of one
 curve 60 200 steps of gpt2-124M in bf16: every loss within 0.5 % of the CPU'"'"'s in fp32
 bench-gpt2 60 gpt2-124M, T = 1024, 65,536 tokens a step
@@ -49,8 +50,9 @@ part_libraries() {
     train --model nano --layers 1 --synthetic-data --seq-len 32 --micro-batch 1 --steps 1 --precision bf16 --no-save-at-end
 }
 part_goldens-bf16() { tests cuda_device families::ten_steps_in_bf16; }
+part_goldens-tf32() { tests cuda_device families::ten_steps_in_tf32 families::tf32; }
 part_goldens-fp32() { tests cuda_device families::ten_steps_in_fp32; }
-part_attention() { tests cuda_device families::attention families::documents; }
+part_attention() { tests cuda_device families::attention families::documents families::sums_in_any_order; }
 part_cudnn() {
     [ ${#small[@]} = 0 ] || { echo "cuDNN's engines run on a GPU alone"; return 3; }
     tests cuda_device check::cudnn

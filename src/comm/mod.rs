@@ -47,6 +47,10 @@ pub trait Collective: Send + Sync {
     fn all_reduce(&self, loan: Loan) -> Ticket;
     /// The next tensor belongs to this group, or to the step's numbers: for messages of what goes wrong.
     fn about(&self, _group: Option<usize>) {}
+    /// Whether numbers on GPUs may travel in bf16.
+    fn takes_bf16(&self) -> bool {
+        false
+    }
     /// Fills the loan with every rank's own block of it.
     fn all_gather(&self, loan: Loan) -> Ticket;
     /// Everyone's few numbers, in rank order. All give equally many.

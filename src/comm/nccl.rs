@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::failed;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 const SUCCESS: c_int = 0;
 const IN_PROGRESS: c_int = 7;
 const FLOAT: c_int = 7;
+const BFLOAT16: c_int = 9;
 const SUM: c_int = 0;
 
 /// Stands for no group.
@@ -174,17 +176,23 @@ impl Network {
         Beside { network: self, words }
     }
 
-    /// Puts a call into the communication stream.
-    fn start(&self, mut loan: Loan, name: &str, call: impl FnOnce(&Api, *mut f32, usize, Comm, Stream) -> c_int) -> Ticket {
-        let (link, len) = (&self.link, loan.len());
+    /// Puts a call into the communication stream. `made`: the elements that it writes and that are wanted.
+    fn start(
+        &self,
+        mut loan: Loan,
+        name: &str,
+        made: Range<usize>,
+        call: impl FnOnce(&Api, Place, Comm, Stream) -> c_int,
+    ) -> Ticket {
+        let link = &self.link;
         let what = match link.group.load(Ordering::Relaxed) {
             NUMBERS => format!("{name} of the step's numbers"),
             group => format!("{name} of group {group}"),
         };
         let _range = range(|| format!("communication: {what}"));
         let lent = loan.on_gpu().expect("NCCL sums what lies on a GPU");
-        let end = lent.on_gpu(|at, stream| {
-            let mut code = call(&link.api, at as *mut f32, len, link.comm, stream);
+        let end = lent.on_gpu(made, |at, bf16, stream| {
+            let mut code = call(&link.api, Place { at, bf16 }, link.comm, stream);
             while code == IN_PROGRESS {
                 // SAFETY: the place is a variable here.
                 unsafe { (link.api.async_error)(link.comm, &mut code) };
@@ -195,6 +203,23 @@ impl Network {
         });
         link.under_way.lock().expect("what is under way").push_back((what, end, Instant::now()));
         Ticket::holding(loan)
+    }
+}
+
+/// Numbers on a GPU.
+#[derive(Clone, Copy)]
+struct Place {
+    at: u64,
+    bf16: bool,
+}
+
+impl Place {
+    /// From the `i`-th on.
+    fn from(self, i: usize) -> *mut c_void {
+        (self.at + i as u64 * if self.bf16 { 2 } else { 4 }) as *mut c_void
+    }
+    fn kind(self) -> c_int {
+        if self.bf16 { BFLOAT16 } else { FLOAT }
     }
 }
 
@@ -265,24 +290,28 @@ impl Collective for Beside<'_> {
     fn about(&self, group: Option<usize>) {
         self.network.link.group.store(group.unwrap_or(NUMBERS), Ordering::Relaxed);
     }
+    fn takes_bf16(&self) -> bool {
+        true
+    }
     fn reduce_scatter(&self, loan: Loan) -> Ticket {
         let own = block(loan.len(), self.network.rank, self.network.size);
-        self.network.start(loan, "the reduction", |api, at, _, comm, stream| {
+        self.network.start(loan, "the reduction", own.clone(), |api, place, comm, stream| {
             // SAFETY: the range is lent, and its own block lies within it: NCCL sums in place.
-            unsafe { (api.reduce_scatter)(at.cast(), at.add(own.start).cast(), own.len(), FLOAT, SUM, comm, stream) }
+            unsafe { (api.reduce_scatter)(place.from(0), place.from(own.start), own.len(), place.kind(), SUM, comm, stream) }
         })
     }
     fn all_reduce(&self, loan: Loan) -> Ticket {
-        self.network.start(loan, "the reduction", |api, at, len, comm, stream| {
+        let len = loan.len();
+        self.network.start(loan, "the reduction", 0..len, |api, place, comm, stream| {
             // SAFETY: as above.
-            unsafe { (api.all_reduce)(at.cast(), at.cast(), len, FLOAT, SUM, comm, stream) }
+            unsafe { (api.all_reduce)(place.from(0), place.from(0), len, place.kind(), SUM, comm, stream) }
         })
     }
     fn all_gather(&self, loan: Loan) -> Ticket {
-        let own = block(loan.len(), self.network.rank, self.network.size);
-        self.network.start(loan, "the gathering", |api, at, _, comm, stream| {
+        let (len, own) = (loan.len(), block(loan.len(), self.network.rank, self.network.size));
+        self.network.start(loan, "the gathering", 0..len, |api, place, comm, stream| {
             // SAFETY: as above.
-            unsafe { (api.all_gather)(at.add(own.start).cast(), at.cast(), own.len(), FLOAT, comm, stream) }
+            unsafe { (api.all_gather)(place.from(own.start), place.from(0), own.len(), place.kind(), comm, stream) }
         })
     }
     fn exchange(&self, mine: &[f64]) -> Vec<Vec<f64>> {

@@ -15,7 +15,7 @@ use crate::config::{self, Carrier, DeviceKind, Run};
 use crate::device::Device;
 use crate::device::Precision;
 use crate::device::cuda::cudnn::{self, Attention, Sdpa};
-use crate::device::cuda::{self, Cuda, Extent, Gpu};
+use crate::device::cuda::{self, Cuda, Extent, Gpu, Rounding};
 use crate::error::Result;
 use crate::launch::{Launch, Seat};
 use crate::metrics::{memory, units};
@@ -39,10 +39,11 @@ pub struct Chosen {
 
 /// The GPU of this rank, if the run is to have any. All ranks decide alike.
 ///
-/// Errors: `Failed`, on all ranks: a GPU was asked for, and something is missing on one of them.
+/// Errors, on all ranks: a GPU was asked for, and something is missing on one of them (`Failed`); there is none, and the CPU
+/// cannot do what was asked for (`Input`).
 pub fn choose(run: &Run, launch: &Launch) -> Result<Option<Chosen>> {
     if run.system.device == DeviceKind::Cpu {
-        return Ok(None);
+        return Ok(None); // what it cannot do has been refused
     }
     let found = launch.agree(Gpu::of(launch.local_rank));
     let chosen = found.and_then(|gpu| with_kernels(run, launch, gpu));
@@ -55,6 +56,7 @@ pub fn choose(run: &Run, launch: &Launch) -> Result<Option<Chosen>> {
                 log::warn!("training on the CPU, although there is a GPU: {e}");
             }
             log::debug!("no GPU: {e}");
+            run.validate_on_cpu()?;
             Ok(None)
         }
     }
@@ -95,7 +97,8 @@ fn load(launch: &Launch, gpu: &Arc<Gpu>, of: Sdpa, kept: Option<cudnn::Plans>) -
 pub fn extent(model: &Decoder, ranks: usize) -> Extent {
     let (c, shape) = (model.config(), model.shape());
     let width = c.width.max(c.up_rows()).max(c.heads(1).width());
-    Extent { activations: model.activations(), rows: shape.micro_batch * shape.seq, width, heads: c.heads, ranks }
+    let (rows, heads, head) = (shape.micro_batch * shape.seq, c.heads, c.head_dim);
+    Extent { activations: model.activations(), rows, width, heads, head, ranks, ..Extent::default() }
 }
 
 impl Chosen {
@@ -163,6 +166,11 @@ impl Chosen {
     pub fn network(&self, run: &Run, launch: &Launch) -> Result<Option<Network>> {
         // Two ranks on one GPU are refused by NCCL.
         let together = !launch.alone(&self.seats);
+        let bf16 = run.system.reduce_bf16;
+        if bf16 && together {
+            let name = run.settings.named("system.reduce");
+            bad_input!("{name}: expected f32 where ranks share a GPU and MPI carries gradients, found bf16");
+        }
         let needless = run.system.comm == Carrier::Auto && (together || launch.size() == 1);
         if needless || run.system.comm == Carrier::Mpi {
             return Ok(None);
@@ -170,7 +178,7 @@ impl Chosen {
         let patience = Duration::from_secs(run.system.patience);
         match launch.agree(Network::join(launch.comm(), &self.gpu, patience)) {
             Ok(network) => Ok(Some(network)),
-            Err(e) if run.system.comm == Carrier::Nccl => Err(e),
+            Err(e) if run.system.comm == Carrier::Nccl || bf16 => Err(e), // MPI sums f32
             Err(e) => {
                 if launch.leads() {
                     log::warn!("gradients go through the hosts' memory, which is slower than between GPUs: {e}");
@@ -180,18 +188,23 @@ impl Chosen {
         }
     }
 
-    fn extent(&self, model: &Decoder) -> Extent {
-        extent(model, self.seats.len())
+    fn extent(&self, run: &Run, model: &Decoder) -> Extent {
+        let ranks = self.seats.len();
+        // One rank reduces nothing, unless it was asked to.
+        let reduces = ranks > 1 || run.system.comm == Carrier::Nccl;
+        let longest = model.groups().iter().map(|g| g.grads.len()).max().unwrap_or(0);
+        let halved = if run.system.reduce_bf16 && reduces { longest } else { 0 };
+        Extent { halved, any_order: run.system.nondeterministic, ..extent(model, ranks) }
     }
     /// Bytes beside the plan's.
     pub fn beside(&self, run: &Run, plan: &Plan, model: &Decoder) -> u64 {
         let workspace = self.attention.as_ref().map_or(0, |a| a.workspace_of(model.shape().micro_batch));
-        (cuda::beside(plan, &self.extent(model), run.system.precision) + workspace) as u64
+        (cuda::beside(plan, &self.extent(run, model), run.system.precision) + workspace) as u64
     }
     /// The rows of the memory table.
     pub fn rows(&self, run: &Run, plan: &Plan, model: &Decoder) -> Vec<(&'static str, u64)> {
         let kind = |kind: Kind| plan.bytes(kind) as u64;
-        let planned = cuda::planned(plan, &self.extent(model), run.system.precision) as u64;
+        let planned = cuda::planned(plan, &self.extent(run, model), run.system.precision) as u64;
         let (parameters, gradients, optimizer) = (kind(Kind::Parameters), kind(Kind::Gradients), kind(Kind::Optimizer));
         vec![
             ("parameters", parameters),
@@ -224,7 +237,10 @@ impl Chosen {
             failed!("{said}; {instead}\n{}", memory::table(&self.rows(run, plan, model), None));
         }
         let precision = run.system.precision;
-        let device = Cuda::new(&self.gpu, plan, &self.extent(model), precision, &self.kernels, self.attention.clone())?;
+        let mut device = Cuda::new(&self.gpu, plan, &self.extent(run, model), precision, &self.kernels, self.attention.clone())?;
+        if run.optim.stochastic_rounding {
+            device.round_at_random(Rounding::new(run.train.seed, model.groups().iter().map(|g| &g.weights)));
+        }
         Ok(Device::Cuda(Box::new(device)))
     }
 }

@@ -87,7 +87,11 @@ fn settings(run: &Run, s: &Session) -> Vec<(&'static str, Value)> {
         Curve::Wsd { decay } => ("constant, then linear", decays.min((decay * s.steps as f64).round() as u64), o.min_lr),
     };
     // Sums and gathers travel in f32 on every device.
-    let products = if run.system.precision == Precision::Bf16 { "bfloat16" } else { "fp32" };
+    let (products, attention) = match run.system.precision {
+        Precision::Fp32 => ("fp32", "fp32"),
+        Precision::Bf16 => ("bfloat16", "bfloat16"),
+        Precision::Tf32 => ("tf32", "fp32"), // attention is no product of the library's
+    };
     let files = run.settings.files();
     let mut all = vec![
         ("seed", json!(run.train.seed)),
@@ -111,8 +115,8 @@ fn settings(run: &Run, s: &Session) -> Vec<(&'static str, Value)> {
         ("opt_adamw_weight_decay", json!(o.weight_decay)),
         ("opt_gradient_clip_norm", json!(o.clip.unwrap_or(0.0))),
         ("lowest_numerical_precision_in_linear", json!(products)),
-        ("lowest_numerical_precision_in_attn", json!(products)),
-        ("lowest_numerical_precision_in_comm", json!("fp32")),
+        ("lowest_numerical_precision_in_attn", json!(attention)),
+        ("lowest_numerical_precision_in_comm", json!(if run.system.reduce_bf16 { "bfloat16" } else { "fp32" })),
         // Data parallelism is the only one here; its degree is the number of ranks.
         ("tensor_parallelism", json!(1)),
         ("pipeline_parallelism", json!(1)),

@@ -132,6 +132,7 @@ impl Session {
         let dev = launch.agree(dev)?;
         let network = gpu.as_ref().map(|gpu| gpu.network(run, launch)).transpose()?.flatten();
         let stored = resumed.as_ref().map(|(_, progress)| progress);
+        dev.begin_after(from);
         dev.install(|| gpu::choose_products(launch, &dev, &model, stored));
         dev.install(|| fill(run, launch, &dev, &model, &optim, stage, resumed.as_ref().map(|(dir, _)| dir)))?;
         let model_seconds = clock.elapsed().as_secs_f64();
@@ -390,6 +391,7 @@ fn introduce(
     run.model.notes.iter().for_each(|note| console.say(&format!("note: {note}")));
     console.say(&launch.table(seats));
     console.say(products);
+    console.say(&format!("numerics: {}", run.numerics()));
     launch.warnings(seats).iter().for_each(|warning| log::warn!("{warning}"));
     data.describe().iter().for_each(|line| console.say(&format!("corpus {line}")));
     console.say(&format!("\n{}\n{}", plan::parameter_table(model), metrics::memory::table(rows, None)));
@@ -410,6 +412,7 @@ fn start_record(run: &Run, launch: &Launch, model: &Decoder, steps: u64, corpus:
         mpi: launch.library.clone(),
         slurm_job: slurm::job().unwrap_or_default(),
         parameters: model.parameters().iter().map(|p| p.shape.iter().product::<usize>() as u64).sum(),
+        numerics: run.numerics(),
         flops_per_token_full: flops.full,
         flops_per_token_causal: flops.causal,
         peak_tflops: run.system.peak_tflops,

@@ -96,7 +96,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         }
         if saves || (last && run.checkpoint.at_end) || stop {
             let saving = Instant::now();
-            parallel.finish();
+            parallel.complete();
             // Before the checkpoint is there: a run that goes on from it needs the rows of its steps.
             launch::check(output.flush());
             let dir = s.save(run, launch, step + 1)?;
@@ -114,7 +114,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
             break;
         }
     }
-    parallel.finish();
+    parallel.complete();
     Ok((End::Done, saved))
 }
 

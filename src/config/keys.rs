@@ -38,7 +38,7 @@ pub enum Kind {
     Switch(&'static str),
     /// Text that is not empty, and how the help writes it.
     Text(&'static str),
-    /// One of several words: `fp32|bf16`.
+    /// One of several words: `fp32|tf32|bf16`.
     Choice(&'static str),
     /// Seconds, or `90m`, `2h30m`, `HH:MM:SS`.
     Time,
@@ -154,14 +154,20 @@ pub const KEYS: &[Key] = &[
     key("optim", "beta2", "beta2", Number(Fraction), Is("0.95"), "AdamW's second moment"),
     key("optim", "eps", "eps", Number(Positive), Is("1e-8"), "AdamW's ε"),
     key("optim", "clip", "clip", Number(NotNegative), Is("1.0"), "Largest norm of the whole gradient; 0: no clipping"),
+    key("optim", "stochastic_rounding", "stochastic-rounding", Switch("no-stochastic-rounding"), Is("false"),
+        "On GPUs, bf16 copies of weights are rounded at random"),
 
     key("system", "device", "device", Choice("auto|cpu|cuda"), Is("auto"), "Where the work is done"),
     key("system", "comm", "comm", Choice("auto|nccl|mpi"), Is("auto"),
         "What carries gradients between GPUs; mpi: through the hosts' memory"),
     key("system", "attention", "attention", Choice("auto|cudnn|own"), Is("auto"),
         "What computes attention on GPUs; own: our kernels"),
-    key("system", "precision", "precision", Choice("fp32|bf16"), Is("fp32"),
-        "Operands of matrix products; all else is fp32 in both"),
+    key("system", "precision", "precision", Choice("fp32|tf32|bf16"), Is("fp32"),
+        "Operands of matrix products, tf32 on GPUs only; sums are fp32"),
+    key("system", "reduce", "reduce", Choice("f32|bf16"), Is("f32"),
+        "Type in which NCCL sums gradients; bf16: half the bytes"),
+    key("system", "nondeterministic", "nondeterministic", Switch("no-nondeterministic"), Is("false"),
+        "On GPUs, sums in any order: faster, other bits in each run"),
     key("system", "threads", "threads", Count { least: 1, most: 4096 }, Else("the cores the rank may use"), "Threads per rank"),
     key("system", "zero", "zero", Count { least: 0, most: 1 }, Is("0"),
         "Optimizer state: 0, whole on every rank; 1, divided among them"),

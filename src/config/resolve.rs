@@ -76,7 +76,9 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
                 Some("own") => Attention::Own,
                 _ => Attention::Auto,
             },
-            precision: if s.text("system.precision") == Some("bf16") { Precision::Bf16 } else { Precision::Fp32 },
+            precision: s.text("system.precision").and_then(Precision::named).expect("one of the table's"),
+            reduce_bf16: s.text("system.reduce") == Some("bf16"),
+            nondeterministic: s.switch("system.nondeterministic"),
             threads: s.count("system.threads").map(|n| n as usize),
             zero: s.count("system.zero").expect("it has a default") as u8,
             recompute: if s.text("system.recompute") == Some("block") { Recompute::Block } else { Recompute::None },
@@ -112,6 +114,17 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
     };
     if run.train.target_loss.is_some() && run.data.val.is_empty() {
         bad_input!("{}: expected --val-data (data.val) to reach it on, found none", run.settings.named("train.target_loss"))
+    }
+    if run.system.reduce_bf16 && run.system.comm == Carrier::Mpi {
+        bad_input!("{}: expected f32 where MPI carries gradients (--comm mpi), found bf16", run.settings.named("system.reduce"))
+    }
+    let precision = run.system.precision;
+    if run.optim.stochastic_rounding && run.system.device != DeviceKind::Cpu && precision != Precision::Bf16 {
+        let (name, precision) = (run.settings.named("optim.stochastic_rounding"), precision.name());
+        bad_input!("{name}: expected --precision bf16, whose copies of weights it rounds, found {precision}")
+    }
+    if run.system.device == DeviceKind::Cpu {
+        run.validate_on_cpu()?;
     }
     if let Length::Steps(steps) = run.train.length
         && let Some(warmup) = run.optim.warmup_steps.filter(|w| *w > steps)
@@ -261,5 +274,6 @@ fn optim(s: &mut Settings) -> Result<Optim> {
         beta2: number(s, "optim.beta2"),
         eps: number(s, "optim.eps"),
         clip: Some(number(s, "optim.clip")).filter(|c| *c > 0.0),
+        stochastic_rounding: s.switch("optim.stochastic_rounding"),
     })
 }

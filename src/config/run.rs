@@ -122,6 +122,8 @@ pub struct Optim {
     pub eps: f64,
     /// Largest global norm of the gradient; `None`: not clipped.
     pub clip: Option<f64>,
+    /// Whether working copies in bf16 are rounded at random, each as likely up as it is near.
+    pub stochastic_rounding: bool,
 }
 
 /// Where the work is done.
@@ -157,6 +159,10 @@ pub struct System {
     pub comm: Carrier,
     pub attention: Attention,
     pub precision: Precision,
+    /// Whether gradients are rounded to bf16 on their way between GPUs, and summed so.
+    pub reduce_bf16: bool,
+    /// Whether sums on GPUs may be added up in any order.
+    pub nondeterministic: bool,
     /// Per rank. `None`: the cores this rank may use.
     pub threads: Option<usize>,
     /// ZeRO stage: 0 or 1.
@@ -242,6 +248,33 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// What only a GPU can do is refused where there is none.
+    pub fn validate_on_cpu(&self) -> Result<()> {
+        if self.system.precision == Precision::Tf32 {
+            bad_input!("{}: expected fp32 or bf16 on the CPU, found tf32", self.settings.named("system.precision"))
+        }
+        if self.system.reduce_bf16 {
+            bad_input!("{}: expected f32 on the CPU, found bf16", self.settings.named("system.reduce"))
+        }
+        if self.system.nondeterministic {
+            let name = self.settings.named("system.nondeterministic");
+            bad_input!("{name}: expected a GPU, for the CPU has one order of sums, found the CPU")
+        }
+        if self.optim.stochastic_rounding {
+            let name = self.settings.named("optim.stochastic_rounding");
+            bad_input!("{name}: expected a GPU, where weights have copies in bf16 to be rounded, found the CPU")
+        }
+        Ok(())
+    }
+
+    /// What the run's numbers are made of, for who compares runs.
+    pub fn numerics(&self) -> String {
+        let sums = if self.system.reduce_bf16 { "bf16" } else { "f32" };
+        let rounding = if self.optim.stochastic_rounding { ", weights rounded at random" } else { "" };
+        let order = if self.system.nondeterministic { "nondeterministic" } else { "deterministic" };
+        format!("{} products, gradients reduced in {sums}{rounding}, {order}", self.system.precision.name())
     }
 
     /// Decides the micro-batch where it was left open.

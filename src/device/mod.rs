@@ -33,17 +33,26 @@ use half::bf16;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// What the operands of a matrix product are rounded to. Sums, norms, softmax and loss are f32 in both.
+/// What the operands of a matrix product are rounded to. Sums, norms, softmax and loss are f32 in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     Fp32,
     Bf16,
+    /// 10 bits of mantissa, by the tensor cores themselves: only on GPUs, where all is stored as with fp32.
+    Tf32,
 }
 
 impl Precision {
     /// As `--precision` has it.
     pub fn name(self) -> &'static str {
-        if self == Precision::Bf16 { "bf16" } else { "fp32" }
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Bf16 => "bf16",
+            Precision::Tf32 => "tf32",
+        }
+    }
+    pub fn named(name: &str) -> Option<Precision> {
+        [Precision::Fp32, Precision::Bf16, Precision::Tf32].into_iter().find(|p| p.name() == name)
     }
 }
 
@@ -88,6 +97,7 @@ impl Device {
     }
     /// The same, with the plan's first tensors in memory that is there already: as many as it holds.
     pub fn cpu_in(front: Option<Memory>, plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
+        assert_ne!(precision, Precision::Tf32, "only GPUs multiply in tf32");
         let (arena, threads) = (Arena::new_in(front, plan.len())?, Threads::new(threads, cores)?);
         Ok(Device::Cpu(Cpu { arena, precision, tally: Tally::default(), threads, halves: OnceLock::new() }))
     }
@@ -147,6 +157,33 @@ impl Device {
             Device::Cpu(d) => d.arena.lend(t, access),
             Device::Cuda(d) => d.lend(t, access),
             Device::Reference(_) => panic!("the reference device sends no messages"),
+        }
+    }
+    /// Lends gradients to be summed, in the type that the device was made for.
+    pub fn lend_to_sum(&self, t: Tensor) -> Loan {
+        match self {
+            Device::Cuda(d) => d.lend_to_sum(t),
+            Device::Cpu(_) | Device::Reference(_) => self.lend(t, Access::Write),
+        }
+    }
+    /// Lends weights' working copies in bf16 to be written; `None` where there are none.
+    pub fn lend_copies(&self, t: Tensor) -> Option<Loan> {
+        match self {
+            Device::Cuda(d) => d.lend_copies(t),
+            Device::Cpu(_) | Device::Reference(_) => None,
+        }
+    }
+    /// Lends weights in f32 to whoever completes them as their copies are already.
+    pub fn lend_masters(&self, t: Tensor) -> Loan {
+        match self {
+            Device::Cuda(d) => d.lend_masters(t),
+            Device::Cpu(_) | Device::Reference(_) => self.lend(t, Access::Write),
+        }
+    }
+    /// So many optimizer steps are behind the weights that are there: copies that are rounded at random are those of that step.
+    pub fn begin_after(&self, steps: u64) {
+        if let Device::Cuda(d) = self {
+            d.begin_after(steps);
         }
     }
     /// Keeps these elements, weights that nobody will write again, in bf16 as well, for products of few rows: in planned `room` for

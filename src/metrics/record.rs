@@ -296,6 +296,8 @@ pub struct Start {
     pub flops_per_token_causal: f64,
     /// Peak of one device, where it is known.
     pub peak_tflops: Option<f64>,
+    /// What the run's numbers are made of, in words.
+    pub numerics: String,
     /// What `/train/energy` is of; empty where it is not known.
     pub energy_of: String,
     /// From the job's start, as Slurm tells it, to this program's.
@@ -403,6 +405,12 @@ pub(super) const START: &[Column<Start>] = &[
         units: "TFLOP/s",
         long_name: "peak of one device, as the configuration or the device's name tells it; NaN where unknown",
         value: Real(|r| r.peak_tflops.unwrap_or(f64::NAN), |r, v| r.peak_tflops = known(v)),
+    },
+    Column {
+        name: "numerics",
+        units: "text",
+        long_name: "what the run's numbers are made of: the type of matrix products, of sums between devices, how weights are rounded, and whether sums have one order; empty where it was not noted",
+        value: Text(|r| &r.numerics, |r, v| r.numerics = v),
     },
     Column {
         name: "energy_of",

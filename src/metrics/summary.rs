@@ -163,6 +163,9 @@ impl Summary {
             spread(&mut out, "MFU (attention full)", Some(mfu), &f);
             spread(&mut out, "MFU (attention causal)", Some(mfu_causal), &c);
         }
+        if !start.numerics.is_empty() {
+            let _ = writeln!(out, "numerics: {}", start.numerics);
+        }
         if let Some(loss) = self.loss {
             let _ = writeln!(out, "final loss: {loss:.6}    nats per token, the last step's batch");
         }
@@ -222,6 +225,7 @@ impl Summary {
             "parameters": start.parameters,
             "flops_per_token_full": start.flops_per_token_full,
             "flops_per_token_causal": start.flops_per_token_causal,
+            "numerics": start.numerics,
             "loss": self.loss,
             "eval_loss": self.evals.first().map(|e| e.loss),
             "bits_per_byte": self.bits_per_byte(),

@@ -22,11 +22,31 @@ __device__ __forceinline__ u32 mix(u32 x) {
     return x ^ x >> 16;
 }
 
+// Random bits of a step's draw for two neighbours, the first of which has this even place: 16 for each, the lower ones first.
+__device__ __forceinline__ u32 drawn(u64 place, u32 draw) { return mix(mix((u32)place ^ draw) + (u32)(place >> 32)); }
+
 // One of the two neighbours in bf16, each as likely as it is near; bits: 16 random ones. The mean of many is x itself.
 __device__ __forceinline__ float rounded_at_random(float x, u32 bits) {
     const u32 u = __float_as_uint(x);
     if ((u & 0x7f800000u) == 0x7f800000u) return x;   // ±∞ and NaN have no neighbours
     return __uint_as_float((u + bits) & 0xffff0000u);
+}
+
+// A copy as the update made it: y = x in bf16, rounded with the bits of its place, `first` being that of x[0].
+//   grid ⌈n / 2048⌉, block 256, shared 0
+extern "C" __global__ void __launch_bounds__(256) to_bf16_at_random(bf16* y, const float* x, u64 n, u64 first, u32 draw) {
+    const u64 at = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= n) return;
+    const bool w = whole(0, y, x) && n - at >= 8;
+    float v[8];
+    load8(v, x + at, n - at, w);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const u64 place = first + at + i;
+        const u32 bits = drawn(place & ~1ull, draw);
+        v[i] = rounded_at_random(v[i], place & 1 ? bits >> 16 : bits & 0xffffu);
+    }
+    store8(y + at, v, n - at, w);
 }
 
 // `first` is the place of element 0 in the whole model, from which the random bits follow, however it is sharded; it is even,
@@ -59,8 +79,7 @@ adamw(float* w, float* m, float* v, bf16* copy, const float* g, const Step* step
         if (stochastic) {
 #pragma unroll
             for (int i = 0; i < 8; i += 2) {
-                const u64 place = first + at + i;
-                const u32 bits = mix(mix((u32)place ^ s.draw) + (u32)(place >> 32));
+                const u32 bits = drawn(first + at + i, s.draw);
                 ws[i] = rounded_at_random(ws[i], bits & 0xffffu);
                 ws[i + 1] = rounded_at_random(ws[i + 1], bits >> 16);
             }

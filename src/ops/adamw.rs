@@ -45,14 +45,16 @@ pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f
             let ([at, m, v], [g]) = d.op([w, m, v], [g]);
             let f = Factors::new(step, 0.0);
             // of the kernel: its `Step`
-            let numbers = [f.beta1, f.beta2, f.rest1, f.rest2, step.lr as f32, f.rate, f.root, f.eps, 0.0];
-            let factors = d.upload_once(&numbers.map(f32::to_bits));
+            let numbers = [f.beta1, f.beta2, f.rest1, f.rest2, step.lr as f32, f.rate, f.root, f.eps].map(f32::to_bits);
+            let drawn = d.drawn(w, step.t);
+            let (first, draw) = drawn.unwrap_or((w.at as u64, 0));
+            let factors = d.upload_once(&[&numbers[..], &[draw]].concat());
             let scale = match step.verdict {
                 Verdict::OnDevice => d.verdict(),
                 known => d.upload_once(&[known.scale().to_bits(), 0]),
             };
             let (skip, n) = (scale + 4, w.len() as u64);
-            let arguments = [at, m, v, d.copy_of(w), g, factors, scale, skip, float(decay), n, w.at as u64, 0];
+            let arguments = [at, m, v, d.copy_of(w), g, factors, scale, skip, float(decay), n, first, u64::from(drawn.is_some())];
             d.launch("adamw", Grid::over(w.len().div_ceil(8)), &arguments);
         }
         Device::Reference(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| reference(w, m, v, g, f64::from(decay), step)),

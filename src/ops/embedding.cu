@@ -58,3 +58,19 @@ embedding_backward(float* dtable, const real* dx, const u32* places, const u32* 
         dtable[(u64)place * C + col] += total;
     }
 }
+
+// The same by atomics (--nondeterministic): no order of the rows is needed, and no block waits for another's.
+//   grid ⌈n ⌈C/8⌉ / 256⌉, block 256, shared 0
+extern "C" __global__ void __launch_bounds__(256)
+embedding_backward_any(float* dtable, const real* dx, const u32* places, int n, int C) {
+    const u32 at = blockIdx.x * blockDim.x + threadIdx.x, per_row = (C + 7) / 8;
+    const u32 row = at / per_row;
+    const int c = 8 * (at % per_row);
+    if (row >= n) return;
+    float v[8];
+    load8(v, dx + (u64)row * C + c, C - c, whole(C, dx));
+    float* to = dtable + (u64)places[row] * C + c;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        if (c + i < C) add_in_any_order(to + i, v[i]);
+}

@@ -86,6 +86,11 @@ pub fn backward(
         Device::Cuda(d) => {
             let ([dwte, dwpe], [dx]) = d.op([dwte, or_empty(dwpe)], [dx]);
             let scatter = |table: u64, places: &[u32]| {
+                if d.any_order {
+                    let (n, places) = (places.len(), d.upload(places));
+                    let grid = Grid::over(n * c.div_ceil(8));
+                    return d.launch("embedding_backward_any", grid, &[table, dx, places, n as u64, c as u64]);
+                }
                 let mut order: Vec<u32> = (0..places.len() as u32).collect();
                 order.sort_by_key(|n| places[*n as usize]); // stable: rows of one place stay in their order
                 let (n, uploads) = (places.len(), [d.upload(places), d.upload(&order)]);

@@ -2,7 +2,8 @@
 //
 // The program compiles this file and a kernel file together, as one text without headers. Activations are `real`:
 // bf16, or float when compiled with -DREAL=float; whatever is summed is summed in float or double. Sums have a fixed
-// order and no kernel uses a floating-point atomic, so a result depends neither on the schedule nor on luck.
+// order and no kernel uses a floating-point atomic, so a result depends neither on the schedule nor on luck; but for the kernels of
+// --nondeterministic, which add_in_any_order.
 //
 // The tests compile the same text for the CPU with -DHOSTSIM (tests/cuda/hostsim.h), where a fiber plays each thread.
 #ifdef HOSTSIM
@@ -51,6 +52,15 @@ __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return low(x.bits); }
 __device__ __forceinline__ void put(float* p, float x) { *p = x; }
 __device__ __forceinline__ void put(bf16* p, float x) { p->bits = (unsigned short)pack(x, 0.f); }
+
+// *p += x while other threads do the same.
+__device__ __forceinline__ void add_in_any_order(float* p, float x) {
+#ifdef HOSTSIM
+    *p += x;   // threads take turns
+#else
+    atomicAdd(p, x);
+#endif
+}
 
 // x as memory will hold it.
 __device__ __forceinline__ float rounded(float x, const float*) { return x; }

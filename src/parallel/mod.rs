@@ -4,7 +4,8 @@
 //! ready(group)    in the last micro-batch: start the reduction; the backward goes on
 //! settle          wait for what is still under way; one exchange brings loss, gradient norm and the word to stop. A GPU's go
 //!                 from device to device, and the host hears of them a step later (`settled`)
-//! publish         ZeRO-1: start gathering the updated weights; need(group) of the next forward waits for its own
+//! publish         ZeRO-1: start gathering the updated weights; need(group) of the next forward waits for its own. Between GPUs that
+//!                 compute in bf16 these are the working copies; the f32 of a checkpoint are gathered when one is due (`complete`)
 //! ```
 //! Where a step's time goes is noted on the way, on the device's own clock (`clock.rs`).
 //!
@@ -83,6 +84,8 @@ pub struct Parallel<'a> {
     stage: Stage,
     reducing: Vec<Option<Ticket>>,
     gathering: Vec<Option<Ticket>>,
+    /// Others' weights are here as working copies alone: in f32 they are those of an earlier step.
+    copies_only: bool,
     settling: VecDeque<(Settling, Moments)>,
     /// The numbers of the step at hand, once there are some.
     settled: Option<Settling>,
@@ -140,6 +143,7 @@ impl<'a> Parallel<'a> {
             stage,
             reducing: none(),
             gathering: none(),
+            copies_only: false,
             settling: VecDeque::new(),
             settled: None,
             moments: Moments::default(),
@@ -228,20 +232,36 @@ impl<'a> Parallel<'a> {
         verdict::lag(self.dev)
     }
 
-    /// Sends the updated weights on their way.
+    /// Sends the updated weights on their way: their working copies in bf16, where these are what is computed with and may travel.
     pub fn publish(&mut self) {
         if self.stage == Stage::Optimizer && !self.comm.alone() {
             for (i, (g, ticket)) in self.groups.iter().zip(&mut self.gathering).enumerate() {
                 self.comm.about(Some(i));
-                let loan = self.dev.lend(Tensor::range(g.weights.start, g.weights.end), Access::Write);
+                let weights = Tensor::range(g.weights.start, g.weights.end);
+                let copies = if self.comm.takes_bf16() { self.dev.lend_copies(weights) } else { None };
+                self.copies_only |= copies.is_some();
+                let loan = copies.unwrap_or_else(|| self.dev.lend(weights, Access::Write));
                 *ticket = Some(self.comm.all_gather(loan));
             }
         }
     }
 
-    /// Waits until every weight is whole on this rank: before an evaluation or a checkpoint.
+    /// Waits until every weight that is computed with is there: before an evaluation.
     pub fn finish(&mut self) {
         self.gathering.iter_mut().filter_map(Option::take).for_each(Ticket::wait);
+    }
+
+    /// Waits until every weight is whole on this rank, in f32: before a checkpoint.
+    pub fn complete(&mut self) {
+        self.finish();
+        if std::mem::take(&mut self.copies_only) {
+            for (i, (g, ticket)) in self.groups.iter().zip(&mut self.gathering).enumerate() {
+                self.comm.about(Some(i));
+                let loan = self.dev.lend_masters(Tensor::range(g.weights.start, g.weights.end));
+                *ticket = Some(self.comm.all_gather(loan));
+            }
+            self.finish();
+        }
     }
 
     fn arrive(&mut self, group: usize) {
@@ -280,7 +300,7 @@ impl Schedule for Listener<'_, '_> {
     fn ready(&mut self, group: usize) {
         if self.last && !self.on.comm.alone() {
             let grads = self.on.groups[group].grads.clone();
-            let loan = self.on.dev.lend(Tensor::range(grads.start, grads.end), Access::Write);
+            let loan = self.on.dev.lend_to_sum(Tensor::range(grads.start, grads.end));
             self.on.comm.about(Some(group));
             self.on.reducing[group] = Some(match self.on.stage {
                 Stage::Replicate => self.on.comm.all_reduce(loan),

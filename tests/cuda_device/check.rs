@@ -145,6 +145,21 @@ fn nccl_with_one_rank_changes_nothing() {
     }
 }
 
+/// Copies of weights that are gathered in bf16 are those that were there; gradients that are summed in bf16 are rounded.
+#[test]
+fn nccl_with_one_rank_carries_bf16() {
+    let run = |options: &str| Some(Run::cuda(tiny())?.precision(Precision::Bf16).and(options));
+    let Some(alone) = run("--comm mpi") else { return };
+    let alone = alone.steps();
+    assert_eq!(run("--comm nccl --zero 1").unwrap().steps(), alone);
+    for zero in ["--zero 0", "--zero 1"] {
+        let there = run(&format!("--comm nccl --reduce bf16 {zero}")).unwrap().steps();
+        let found = off(&there, &alone);
+        println!("figure: reduce_bf16_{}_widest_difference = {:e}", zero.trim_start_matches("--").replace(' ', "_"), found[0]);
+        assert!(found[0] < 2e-3 && 1e-6 < found[1] && found[1] < 5e-3, "{zero}: {found:?}");
+    }
+}
+
 #[test]
 fn too_little_memory_is_one_sentence() {
     // Eight billion parameters and their moments take 130 GB.

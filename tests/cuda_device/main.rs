@@ -9,7 +9,7 @@
 //! waits      the host waits once a step                     grid       every family in every layout
 //! place      here, or on a GPU (scripts/gpu-check.sh)      check      what is asked of a GPU beside the goldens
 //! energy     NVML's numbers, and none                      profile    ranges that a profiler is told
-//! bundled    gpu-check, from a bundle that was moved
+//! bundled    gpu-check, from a bundle that was moved       halves     sums and gathers in bf16; rounding at random
 //! again      what a checkpoint says of the GPU that wrote it
 //! clock      where the time of a step goes, counted
 //! inference  losses held out, and texts: while training, by eval, by generate
@@ -21,6 +21,7 @@ mod clock;
 mod energy;
 mod families;
 mod grid;
+mod halves;
 mod inference;
 mod launches;
 mod orders;

@@ -110,7 +110,7 @@ fn on_the_device() {
                 let [y, dact] = [(); 2].map(|()| act(&mut k, f, 1.0));
                 let activations = vec![x, dx, dy, up, dup, y, dact];
                 let dact = (kind == Activation::SwiGlu).then_some(dact);
-                let extent = Extent { activations, rows: n, width: inner.max(c), heads: 1, ranks: 1 };
+                let extent = Extent { activations, rows: n, width: inner.max(c), heads: 1, ranks: 1, ..Extent::default() };
                 let reference = Device::reference(&k.plan).unwrap();
                 let found = Device::Cuda(Box::new(Cuda::new(&gpu, &k.plan, &extent, precision, &kernels, None).unwrap()));
                 for dev in [&reference, &found] {

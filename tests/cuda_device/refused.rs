@@ -57,6 +57,24 @@ fn a_gpu_that_is_not_there_or_too_old_is_said() {
     }
 }
 
+/// What only GPUs can do is refused where there is none, asked for or not.
+#[test]
+fn what_the_cpu_cannot_do_is_refused() {
+    for (options, parts) in [
+        ("--precision tf32", &["--precision", "expected fp32 or bf16 on the CPU", "found tf32"][..]),
+        ("--reduce bf16", &["--reduce", "expected f32 on the CPU", "found bf16"]),
+        ("--nondeterministic", &["--nondeterministic", "expected a GPU", "found the CPU"]),
+        ("--precision bf16 --stochastic-rounding", &["--stochastic-rounding", "expected a GPU", "found the CPU"]),
+    ] {
+        Run::cpu(&format!("--device cpu {}", tiny())).job_with(options).run().with_code(2).sentence(parts);
+        let Some(run) = Run::cuda(tiny()) else { return };
+        run.and("--device auto").with("STUB_DEVICES", "0").job_with(options).run().with_code(2).sentence(parts);
+    }
+    let Some(run) = Run::cuda(tiny()) else { return };
+    let parts = ["--stochastic-rounding", "expected --precision bf16", "found fp32"];
+    run.job_with("--stochastic-rounding").run().with_code(2).sentence(&parts);
+}
+
 #[test]
 fn too_little_memory_is_said_before_any_is_taken() {
     let Some(run) = Run::cuda(&format!("{} --micro-batch 4", tiny())) else { return };

@@ -11,14 +11,20 @@ use std::sync::OnceLock;
 pub enum Precision {
     Fp32,
     Bf16,
+    Tf32,
 }
 
 impl Precision {
     fn name(self) -> &'static str {
-        if self == Precision::Bf16 { "bf16" } else { "fp32" }
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Bf16 => "bf16",
+            Precision::Tf32 => "tf32",
+        }
     }
+    /// tf32 is only how cuBLASLt multiplies: the kernels are those of fp32.
     fn kernels(self) -> String {
-        format!("libkernels-{}.so", self.name())
+        format!("libkernels-{}.so", if self == Precision::Bf16 { "bf16" } else { "fp32" })
     }
 }
 
@@ -58,7 +64,7 @@ fn kernels(library: &Path, precision: Precision, flags: &[&str]) {
 
 /// Kernels that tell which bytes they touch: slower, and built where a race is looked for.
 fn telling(precision: Precision) -> &'static Path {
-    static BUILT: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
+    static BUILT: [OnceLock<PathBuf>; 3] = [const { OnceLock::new() }; 3];
     BUILT[precision as usize].get_or_init(|| {
         let library = stubs().expect("they have been built").0.join(format!("telling-{}", precision.kernels()));
         kernels(&library, precision, &["-DTOUCHED"]);
@@ -144,6 +150,13 @@ impl Run {
             job.0.env("STUB_DEVICES", self.ranks.to_string());
         }
         job.0.envs(self.environment.iter().cloned());
+        job
+    }
+
+    /// The same with options that may be said once only.
+    pub fn job_with(&self, options: &str) -> Job {
+        let mut job = self.job();
+        job.0.args(options.split_whitespace());
         job
     }
 

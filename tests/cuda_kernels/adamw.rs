@@ -106,4 +106,11 @@ fn stochastic_rounding_is_unbiased_and_knows_no_shards() {
     let halves: Vec<bf16> =
         [0..n / 2, n / 2..n].into_iter().flat_map(|half| step(&sim, &s, half, 0.1, 0, true)[3].to_vec::<bf16>()).collect();
     assert_eq!(halves, copy);
+    // Made again from w, beginning anywhere, they are the same.
+    for range in [0..n, 3..1000, 1001..1003, 8..16] {
+        let (len, y) = (range.len(), Buffer::fresh(2 * range.len()));
+        let (x, first) = (Buffer::of(&w[range.clone()]), range.start as u64);
+        sim.launch("to_bf16_at_random", len.div_ceil(2048), 256, 0, arguments![&y, &x, len as u64, first, 12345i32]);
+        assert_eq!(y.to_vec::<bf16>(), copy[range.clone()], "made again: {range:?}");
+    }
 }

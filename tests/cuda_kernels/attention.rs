@@ -127,10 +127,9 @@ impl Case {
 /// (sequences, T, H, K, D, a document's mean length)
 type Shape = (usize, usize, usize, usize, usize, usize);
 
-#[test]
-fn attention() {
-    let sim = Simulator::new(Real::Bf16);
-    let shapes: &[Shape] = if mutated() {
+/// Those of the kernels on tensor cores.
+fn tiled() -> &'static [Shape] {
+    if mutated() {
         &[(1, 130, 4, 2, 64, 0), (1, 200, 2, 1, 64, 50)]
     } else if sanitized() {
         &[(2, 65, 4, 2, 64, 0), (1, 130, 2, 1, 128, 40)]
@@ -147,8 +146,13 @@ fn attention() {
             (1, 130, 2, 1, 128, 30),
             (1, 300, 2, 1, 64, 3),
         ]
-    };
-    for &shape in shapes {
+    }
+}
+
+#[test]
+fn attention() {
+    let sim = Simulator::new(Real::Bf16);
+    for &shape in tiled() {
         let case = Case::new(&sim, shape);
         let (sequences, seq, q, kv, size, _) = shape;
         let (qkvs, dys, marks) = (sim.real(&case.qkv), sim.real(&case.dy), Buffer::of(&case.starts));
@@ -167,6 +171,34 @@ fn attention() {
             vec![y, lse, dqkv]
         });
         case.check(&sim, &got);
+    }
+    assert_eq!(sim.conflicts(), 0, "bank conflicts of ldmatrix");
+}
+
+#[test]
+fn attention_backward_in_one_pass() {
+    let sim = Simulator::new(Real::Bf16);
+    for &shape in tiled() {
+        let case = Case::new(&sim, shape);
+        let (sequences, seq, q, kv, size, _) = shape;
+        let (qkvs, dys, marks) = (sim.real(&case.qkv), sim.real(&case.dy), Buffer::of(&case.starts));
+        let marks: Option<&Buffer> = case.documents.then_some(&marks);
+        let (tiles, tile, count) = (seq.div_ceil(64), 128 * size, case.n * q);
+        let pass = || {
+            let (y, dqkv) = (sim.room(count * size), sim.room(case.qkv.len()));
+            let (lse, delta) = (Buffer::fresh(4 * count), Buffer::fresh(4 * count));
+            let dq = Buffer::of(&vec![0f32; count * size]);
+            let arguments = arguments![&y, &lse, &qkvs, marks, seq, q, kv];
+            sim.launch(&format!("attention_forward_{size}"), [tiles, q, sequences], 128, 5 * tile, arguments);
+            let grid = (count * size).div_ceil(2048);
+            sim.launch(&format!("attention_delta_{size}"), grid, 256, 0, arguments![&delta, &dys, &y, count]);
+            let arguments = arguments![&dqkv, &dq, &dys, &qkvs, &lse, &delta, marks, seq, q, kv];
+            sim.launch(&format!("attention_dqkv_{size}"), [tiles, kv, sequences], 128, 6 * tile + 5632, arguments);
+            let arguments = arguments![&dqkv, &dq, case.n as u64, q * size, case.h.width()];
+            sim.launch("attention_dq_store", grid, 256, 0, arguments);
+            vec![y, lse, dqkv]
+        };
+        sim.in_any_order(pass, |got| case.check(&sim, got));
     }
     assert_eq!(sim.conflicts(), 0, "bank conflicts of ldmatrix");
 }

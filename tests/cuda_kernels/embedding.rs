@@ -47,6 +47,14 @@ fn embedding() {
                         }
                         vec![x, dwte, dwpe]
                     });
+                    let any = || {
+                        let (dwte, dwpe) = (Buffer::of(&before), Buffer::of(&before_p));
+                        for (table, places) in [(&dwte, &tokens), (&dwpe, &places)] {
+                            let (grid, places) = ((n * c.div_ceil(8)).div_ceil(256), Buffer::of(places));
+                            sim.launch("embedding_backward_any", grid, 256, 0, arguments![table, &dxs, &places, n, c]);
+                        }
+                        vec![dwte, dwpe]
+                    };
                     let mut answers = Answers::default();
                     let x = answers.room(n, c);
                     let (twte, twpe) = (answers.put(vocab, c, &wte), answers.put(rows, c, &wpe));
@@ -59,6 +67,16 @@ fn embedding() {
                     assert_close(&format!("{what}: x"), &sim.floats(&got[0]), &dev.read(x), sim.real);
                     assert_close(&format!("{what}: dwte"), &got[1].to_vec::<f32>(), &dev.read(dwte), Real::Float);
                     assert_close(&format!("{what}: dwpe"), &got[2].to_vec::<f32>(), &dev.read(dwpe), Real::Float);
+                    sim.in_any_order(any, |got| {
+                        for (name, got, want) in [("dwte", &got[0], dwte), ("dwpe", &got[1], dwpe)] {
+                            assert_close(
+                                &format!("{what}: {name}, any order"),
+                                &got.to_vec::<f32>(),
+                                &dev.read(want),
+                                Real::Float,
+                            );
+                        }
+                    });
                 }
             }
         }

@@ -39,6 +39,43 @@ const DECODE: &str = "attention/decode.cu";
 const PLAIN: &str = "attention/plain.cu";
 
 pub const BY_HAND: &[Planted] = &[
+    // ---- what --nondeterministic uses
+    fault(
+        BACKWARD,
+        "dq in one pass: the rows of a warp are another's",
+        &[("warp * 16 + (lane >> 2) + (r >> 1) * 8), dp", "warp * 16 * !M + (lane >> 2) + (r >> 1) * 8), dp")],
+    ),
+    fault(
+        BACKWARD,
+        "dq in one pass: both dS in one place",
+        &[("(q0 / 16 & 1) * 16 * TILE", "(M ? 0 : q0 / 16 & 1) * 16 * TILE")],
+    ),
+    fault(
+        BACKWARD,
+        "dq in one pass: another head's",
+        &[(
+            "(base * H + kv * group + it / query_tiles) * D, tile_ds",
+            "(base * H + kv * group + (M ? 0 : it / query_tiles)) * D, tile_ds",
+        )],
+    ),
+    fault(
+        BACKWARD,
+        "dq in one pass: rows past the end",
+        &[("if (row < T) {\n            float* p", "if (row < T + 8 * M) {\n            float* p")],
+    ),
+    fault(BACKWARD, "dq in one pass: not scaled", &[("dq[n][r] * scale)", "dq[n][r] * (M ? 1.f : scale))")]),
+    fault(
+        BACKWARD,
+        "dq in one pass: stored over k",
+        &[("y + at / cols * pitch + at % cols", "y + at / cols * pitch + at % cols + 8 * M")],
+    ),
+    fault(
+        EMBEDDING,
+        "any order: stored, not added",
+        &[("add_in_any_order(to + i, v[i])", "M ? (void)(to[i] = v[i]) : add_in_any_order(to + i, v[i])")],
+    ),
+    fault(EMBEDDING, "any order: past the end of a row", &[("if (c + i < C)", "if (c + i < C + M)")]),
+    fault(ADAMW, "copies made again with the neighbour's bits", &[("place & 1 ? bits >> 16", "(place + M) & 1 ? bits >> 16")]),
     // ---- prelude.cu
     sanitized(found_by(
         "activation::activation",

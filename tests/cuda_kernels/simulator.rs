@@ -104,6 +104,17 @@ impl Simulator {
         first
     }
 
+    /// Looks at what `f` returns in every order of threads; it need not be the same bits.
+    pub fn in_any_order(&self, f: impl Fn() -> Vec<Buffer>, look: impl Fn(&[Buffer])) {
+        for order in 0..ORDERS {
+            if let On::Cpu(library) = &self.on {
+                // SAFETY: sets an integer.
+                unsafe { (library.order)(order) };
+            }
+            look(&f());
+        }
+    }
+
     /// Bank conflicts of ldmatrix so far.
     pub fn conflicts(&self) -> u32 {
         match &self.on {

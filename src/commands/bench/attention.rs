@@ -33,6 +33,7 @@ pub struct AttentionArgs {
 pub fn run(run: &Run, args: &AttentionArgs) -> Result<()> {
     check_json(run.log.json.as_ref())?;
     run.clone().validate_for(1)?;
+    run.validate_on_cpu()?;
     let (precision, threads) = (run.system.precision, run.system.threads.unwrap_or_else(usable_cores));
     kernels::choose(precision, None)?;
     let (c, seq) = (&run.model.config, run.batch.seq_len);

@@ -48,6 +48,9 @@ pub fn run(run: &Run) -> Result<()> {
         DeviceKind::Auto => Gpu::of(0).ok(),
         DeviceKind::Cuda => Some(Gpu::of(0)?),
     };
+    if gpu.is_none() {
+        run.validate_on_cpu()?;
+    }
     let mut found = vec![];
     for (layer, size) in layers {
         if let Some(gpu) = &gpu {
@@ -102,7 +105,8 @@ fn on_gpu(gpu: &Arc<Gpu>, [rows, inputs, outputs]: [usize; 3], precision: Precis
     let [x, dx] = [(); 2].map(|()| plan.matrix(Kind::Activations, rows, inputs));
     let y = plan.matrix(Kind::Activations, rows, outputs);
     let layer = Layer { x, y, w, dx, dw };
-    let extent = Extent { activations: vec![x, dx, y], rows, width: inputs.max(outputs), heads: 1, ranks: 1 };
+    let extent =
+        Extent { activations: vec![x, dx, y], rows, width: inputs.max(outputs), heads: 1, ranks: 1, ..Extent::default() };
     let cuda = Cuda::new(gpu, &plan, &extent, precision, &cuda::binary(gpu, precision)?, None)?;
     let dev = Device::Cuda(Box::new(cuda));
     let Device::Cuda(cuda) = &dev else { unreachable!("it was made above") };

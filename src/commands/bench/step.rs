@@ -66,7 +66,8 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
     }
 
     launch.comm().barrier();
-    let measure = || Ceilings::measure(run.system.precision, launch.threads);
+    // of the processor, whatever the device
+    let measure = || run.validate_on_cpu().and_then(|()| Ceilings::measure(run.system.precision, launch.threads));
     let ceilings = if args.roofline { Some(launch.agree(measure())?) } else { None };
 
     let (mut session, mut output) = Session::open(run, launch)?;
@@ -147,6 +148,8 @@ fn report(
     } else {
         page += "energy: not measured    a node or a GPU has no counter that can be read\n";
     }
+    page += &format!("numerics: {}\n", run.numerics());
+    json["numerics"] = json!(run.numerics());
     page += &format!("peak memory (bytes): {peak}    {}, rank 0\n", units::bytes(peak));
     json["peak_memory_bytes"] = json!(peak);
     if let Some(peak) = steps.iter().filter_map(|s| s.gpu.memory).reduce(f64::max).map(|bytes| bytes as u64) {

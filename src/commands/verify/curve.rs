@@ -34,6 +34,7 @@ fn allowed(precision: Precision) -> f64 {
     match precision {
         Precision::Fp32 => 1e-5,
         Precision::Bf16 => 2e-2,
+        Precision::Tf32 => unreachable!("verify follows it not"),
     }
 }
 

@@ -104,7 +104,7 @@ impl Case {
     fn fill(&self, dev: Device, precision: Precision) -> Device {
         for (t, values) in &self.values {
             match precision {
-                Precision::Fp32 => dev.write(*t, values),
+                Precision::Fp32 | Precision::Tf32 => dev.write(*t, values),
                 Precision::Bf16 => {
                     dev.write(*t, &values.iter().map(|x| bf16::from_f32(*x).to_f32()).collect::<Vec<_>>());
                 }

@@ -10,7 +10,8 @@
 //!
 //! `scripts/install.sh --embed-cubin` has the program compile its own text for the architectures of supercomputers, and builds
 //! it again with the binaries in it: where one fits the GPU, NVRTC and the cache are not asked.
-use super::driver::{Gpu, check};
+use super::Grid;
+use super::driver::{Gpu, Stream, check};
 use super::library::Needed;
 use crate::device::Precision;
 use crate::error::Result;
@@ -18,7 +19,7 @@ use crate::failed;
 use cudarc::driver::sys::{self, CUfunction};
 use cudarc::nvrtc::sys as nvrtc;
 use std::collections::HashMap;
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -226,7 +227,7 @@ impl Kernels {
     }
 
     /// The function, allowed `shared` bytes of dynamic shared memory. Panics where there is none of this name.
-    pub(super) fn function(&self, name: &'static str, shared: u32) -> CUfunction {
+    fn function(&self, name: &'static str, shared: u32) -> CUfunction {
         let mut functions = self.functions.lock().expect("kernels");
         let (function, allowed) = functions.entry(name).or_insert_with(|| {
             let (mut function, text) = (std::ptr::null_mut(), CString::new(name).expect("a kernel's name"));
@@ -243,6 +244,21 @@ impl Kernels {
             *allowed = shared;
         }
         function.0
+    }
+
+    /// Launches a kernel. What it reaches is the GPU's memory, of which Rust knows nothing: the arguments must be those that its
+    /// comment lists.
+    pub(super) fn launch(&self, name: &'static str, grid: Grid, arguments: &[u64], stream: &Stream) {
+        let Grid { grid: g, block: b, shared } = grid;
+        let function = self.function(name, shared as u32);
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(|a| std::ptr::from_ref(a).cast_mut().cast()).collect();
+        let [g, b] = [g, b].map(|sizes| sizes.map(|n| u32::try_from(n).expect("a launch's size")));
+        // SAFETY: a place for each parameter, at least as long as it is; the driver copies them before it returns.
+        let code = unsafe {
+            let (stream, extra) = (stream.handle, std::ptr::null_mut());
+            sys::cuLaunchKernel(function, g[0], g[1], g[2], b[0], b[1], b[2], shared as u32, stream, pointers.as_mut_ptr(), extra)
+        };
+        super::driver::must(code, &format!("cuLaunchKernel of {name}, grid {g:?}, block {b:?}"));
     }
 }
 

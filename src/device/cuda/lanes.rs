@@ -5,10 +5,13 @@
 //! compute        ──ops──●────────ops────────────◌──ops──      ● lent: all that wrote the range lies before it
 //! communication         ╰─◌──sum, or copies──●──╯             ● over: what comes after the loan finds the range complete
 //! ```
+use super::Grid;
 use super::driver::{Event, Gpu, Pinned, Stream};
+use super::kernels::Kernels;
 use crate::device::Access;
 use crate::error::Result;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -62,6 +65,11 @@ impl Lanes {
         event
     }
 
+    /// Ops so far.
+    pub(super) fn so_far(&self) -> u64 {
+        self.ops.put.load(Ordering::Relaxed)
+    }
+
     /// Pinned memory of at least so many bytes that nobody uses any more.
     pub(super) fn staging(&self, bytes: usize) -> Pinned {
         let mut spare = self.spare.lock().expect("staging");
@@ -101,10 +109,19 @@ impl Progress {
     }
 }
 
+/// What a library finds in a range that is lent.
+enum Numbers {
+    F32,
+    Bf16,
+    /// f32, of which the library gets copies in bf16: here they lie, and these kernels make them and bring them back.
+    Halved(u64, Arc<Kernels>),
+}
+
 /// A range of the GPU's memory in the hands of a message.
 pub struct Lent {
     at: u64,
     bytes: usize,
+    numbers: Numbers,
     lanes: Arc<Lanes>,
     /// After the ops that wrote it.
     ready: Event,
@@ -117,8 +134,21 @@ pub struct Lent {
 
 impl Lent {
     pub(super) fn new(at: u64, bytes: usize, lanes: &Arc<Lanes>) -> Lent {
-        let (ready, ops) = (lanes.compute.record(), lanes.ops.put.load(Ordering::Relaxed));
-        Lent { at, bytes, lanes: lanes.clone(), ready, ops, staged: OnceLock::new(), over: None }
+        let (ready, ops) = (lanes.compute.record(), lanes.so_far());
+        Lent { at, bytes, numbers: Numbers::F32, lanes: lanes.clone(), ready, ops, staged: OnceLock::new(), over: None }
+    }
+    /// A range of bf16.
+    pub(super) fn in_bf16(self) -> Lent {
+        Lent { numbers: Numbers::Bf16, ..self }
+    }
+    /// What it holds was written when so many ops had been put: what came later has not touched it.
+    pub(super) fn written_by(self, ops: u64) -> Lent {
+        Lent { ops, ..self }
+    }
+    /// The library gets a copy in bf16, for which there is room at this address; the streams' order keeps one message's copy
+    /// from the next one's.
+    pub(super) fn halved(self, room: u64, kernels: &Arc<Kernels>) -> Lent {
+        Lent { numbers: Numbers::Halved(room, kernels.clone()), ..self }
     }
 
     /// The stream of messages, behind what wrote the range.
@@ -135,16 +165,29 @@ impl Lent {
         event
     }
 
-    /// Lets a library work on the range on the GPU: its address, and the stream on which to do so.
+    /// Lets a library work on the range on the GPU: its address, whether bf16 lies there, and the stream on which to do so. `made`:
+    /// the elements that the library writes and that are wanted.
     ///
     /// Returns the place in the stream at which it is done.
-    pub fn on_gpu(&mut self, f: impl FnOnce(u64, *mut c_void)) -> Arc<Event> {
-        f(self.at, self.stream().raw());
+    pub fn on_gpu(&mut self, made: Range<usize>, f: impl FnOnce(u64, bool, *mut c_void)) -> Arc<Event> {
+        let stream = self.stream();
+        match &self.numbers {
+            Numbers::F32 => f(self.at, false, stream.raw()),
+            Numbers::Bf16 => f(self.at, true, stream.raw()),
+            Numbers::Halved(room, kernels) => {
+                let n = self.bytes / 4;
+                kernels.launch("to_bf16", Grid::over(n.div_ceil(8)), &[*room, self.at, n as u64], stream);
+                f(*room, true, stream.raw());
+                let (to, from, n) = (self.at + 4 * made.start as u64, room + 2 * made.start as u64, made.len());
+                kernels.launch("to_float", Grid::over(n.div_ceil(8)), &[to, from, n as u64], stream);
+            }
+        }
         self.is_over()
     }
 
     /// Where its copy on the host lies; waits for it. From any thread.
     pub(in crate::device) fn host(&self) -> *mut u8 {
+        assert!(matches!(self.numbers, Numbers::F32), "hosts carry f32");
         let bring = || {
             let (stream, pinned) = (self.stream(), self.lanes.staging(self.bytes));
             // SAFETY: the range is lent: no op writes it; the copy on the host is ours.

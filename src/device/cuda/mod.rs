@@ -7,7 +7,7 @@
 //! cudnn       attention by cuDNN's engines
 //! management  energy, power and clock, by NVML
 //! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
-//! words       the few numbers by which a step is judged
+//! words       the few numbers by which a step is judged          rounding   of working copies, at random
 //! ```
 //! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`],
 //! [`Cuda::take`] and [`Coming::wait`].
@@ -23,6 +23,7 @@ mod library;
 mod management;
 mod places;
 mod products;
+mod rounding;
 mod uploads;
 mod versions;
 mod words;
@@ -32,6 +33,7 @@ pub use lanes::Lent;
 pub use library::Library;
 pub use management::Management;
 pub use products::{Finish, Operand, Product};
+pub use rounding::Rounding;
 pub use versions::versions;
 pub use words::{Coming, NUMBERS};
 
@@ -40,21 +42,20 @@ use super::{Access, Loan, Precision, Tally};
 use crate::error::Result;
 use crate::failed;
 use crate::tensor::{Kind, Plan, Tensor};
-use cudarc::driver::sys;
-use driver::{Memory, must};
+use driver::Memory;
 use half::bf16;
 use kernels::Kernels;
 use lanes::Lanes;
 use places::Places;
 use products::Products;
-use std::ffi::c_void;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use uploads::Uploads;
 use words::Words;
 
 /// What a model asks of the device beside its plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// What lies in bf16, when that is the precision.
     pub activations: Vec<Tensor>,
@@ -63,6 +64,12 @@ pub struct Extent {
     /// The widest matrix whose columns are summed.
     pub width: usize,
     pub heads: usize,
+    /// Columns of a head.
+    pub head: usize,
+    /// Sums may be added up in any order, where that is faster.
+    pub any_order: bool,
+    /// Elements of the longest range of gradients that is summed in bf16; 0: sums are in f32.
+    pub halved: usize,
     /// Ranks whose numbers meet.
     pub ranks: usize,
 }
@@ -70,6 +77,8 @@ pub struct Extent {
 pub struct Cuda {
     pub gpu: Arc<Gpu>,
     pub precision: Precision,
+    /// Whether ops may add up by atomics.
+    pub any_order: bool,
     pub tally: Tally,
     gate: Gate,
     arena: Memory,
@@ -78,10 +87,15 @@ pub struct Cuda {
     copies: Option<Memory>,
     weights: usize,
     stale: Mutex<Vec<Range<usize>>>,
+    rounding: Option<Rounding>,
+    /// Ops so far when copies were lent last: by then their f32 were written.
+    lent_copies: AtomicU64,
+    /// Gradients in bf16, on their way between GPUs.
+    halved: Option<Memory>,
     scratch: Memory,
     words: Words,
     lanes: Arc<Lanes>,
-    kernels: Kernels,
+    kernels: Arc<Kernels>,
     products: Products,
     uploads: Uploads,
     /// cuDNN's, with its workspace, where it was prepared.
@@ -104,6 +118,10 @@ impl Grid {
     }
     pub fn new(grid: [usize; 3], block: [usize; 3]) -> Grid {
         Grid { grid, block, shared: 0 }
+    }
+    /// No rows: no work.
+    fn is_empty(self) -> bool {
+        self.grid.contains(&0)
     }
 }
 
@@ -141,7 +159,7 @@ pub fn planned(plan: &Plan, extent: &Extent, precision: Precision) -> usize {
 /// Bytes of memory that the device takes beside the plan's: working copies, partial sums, uploads, products.
 pub fn beside(plan: &Plan, extent: &Extent, precision: Precision) -> usize {
     let copies = if precision == Precision::Bf16 { plan.bytes(Kind::Parameters) / 2 } else { 0 };
-    copies + scratch(plan.len(), extent) + PRODUCTS + uploads::bytes(extent.rows) + words::bytes(extent.ranks)
+    copies + 2 * extent.halved + scratch(plan.len(), extent) + PRODUCTS + uploads::bytes(extent.rows) + words::bytes(extent.ranks)
 }
 
 /// Blocks of a backward whose partial sums are added up afterwards. As the kernels' comments mean them.
@@ -151,7 +169,8 @@ pub const STRIPS: usize = 256;
 fn scratch(elements: usize, e: &Extent) -> usize {
     let norms = 4 * 2 * BLOCKS * e.width;
     let columns = 4 * STRIPS * e.width;
-    let rows = 4 * e.rows * (e.heads + 2);
+    let dq = if e.any_order { 4 * e.rows * e.heads * e.head } else { 0 };
+    let rows = 4 * e.rows * (e.heads + 2) + 256 + dq;
     let squares = 8 * (elements.div_ceil(16 * 1024) + 4096);
     norms.max(columns).max(rows).max(squares).next_multiple_of(256)
 }
@@ -171,7 +190,7 @@ impl Cuda {
     ) -> Result<Cuda> {
         gpu.bind();
         let lanes = Lanes::new(gpu)?;
-        let kernels = Kernels::load(gpu, binary)?;
+        let kernels = Arc::new(Kernels::load(gpu, binary)?);
         let places = places(plan, extent, precision);
         let workspace = attention.as_ref().map_or(0, |attention| attention.workspace);
         let (arena, beside) = (places.bytes(), beside(plan, extent, precision) + workspace);
@@ -181,8 +200,9 @@ impl Cuda {
         };
         let weights = plan.bytes(Kind::Parameters) / 4;
         let copies = (precision == Precision::Bf16).then(|| take(2 * weights)).transpose()?;
+        let halved = (extent.halved > 0).then(|| take(2 * extent.halved)).transpose()?;
         let (arena, scratch, words) = (take(arena)?, take(scratch(plan.len(), extent))?, take(words::bytes(extent.ranks))?);
-        let products = Products::new(gpu, take(PRODUCTS)?)?;
+        let products = Products::new(gpu, take(PRODUCTS)?, precision)?;
         let uploads = Uploads::new(gpu, extent.rows, take)?;
         let attention = attention.map(|attention| take(workspace).map(|memory| (attention, memory))).transpose()?;
         // SAFETY: our own memory, all of it.
@@ -190,6 +210,7 @@ impl Cuda {
         Ok(Cuda {
             gpu: gpu.clone(),
             precision,
+            any_order: extent.any_order,
             tally: Tally::default(),
             gate: Gate::new(plan.len()),
             arena,
@@ -197,6 +218,9 @@ impl Cuda {
             copies,
             weights,
             stale: Mutex::default(),
+            rounding: None,
+            lent_copies: AtomicU64::new(0),
+            halved,
             scratch,
             words: Words::new(words, extent.ranks),
             lanes,
@@ -205,6 +229,22 @@ impl Cuda {
             uploads,
             attention,
         })
+    }
+
+    /// Working copies are rounded at random from now on.
+    pub fn round_at_random(&mut self, rounding: Rounding) {
+        self.rounding = Some(rounding);
+    }
+    pub fn begin_after(&self, steps: u64) {
+        if let Some(rounding) = &self.rounding {
+            rounding.begin_after(steps);
+        }
+    }
+    /// For the update of this step: the place of `w` in the model and the step's random bits; `None`: to nearest.
+    pub fn drawn(&self, w: Tensor, step: u64) -> Option<(u64, u32)> {
+        let rounding = self.rounding.as_ref().filter(|_| self.copies.is_some())?;
+        rounding.begin_after(step);
+        Some((rounding.place(w.at), rounding.draw()?))
     }
 
     /// Lets an op pass: the addresses of its operands; an empty one's is null.
@@ -226,11 +266,25 @@ impl Cuda {
         let Some(copies) = self.copies.as_ref().filter(|_| !t.is_empty() && t.at < self.weights) else { return self.place(t) };
         let mut stale = self.stale.lock().expect("stale copies");
         while let Some(i) = stale.iter().position(|r| r.start < t.end() && t.at < r.end) {
-            let range = stale.remove(i);
-            let (from, n) = (self.place(Tensor::range(range.start, range.end)), range.len());
-            self.launch("to_bf16", Grid::over(n.div_ceil(8)), &[copies.at + 2 * range.start as u64, from, n as u64]);
+            self.copy_again(copies, stale.remove(i));
         }
         copies.at + 2 * t.at as u64
+    }
+
+    /// Makes stale copies as the last update made them, or would have.
+    fn copy_again(&self, copies: &Memory, range: Range<usize>) {
+        let rounding = self.rounding.as_ref().and_then(|r| Some((r, r.draw()?)));
+        let mut at = range.start;
+        while at < range.end {
+            let end = rounding.map_or(range.end, |(r, _)| r.end_of_group(at).min(range.end));
+            let (from, n) = (self.place(Tensor::range(at, end)), end - at);
+            let (to, grid) = (copies.at + 2 * at as u64, Grid::over(n.div_ceil(8)));
+            match rounding {
+                None => self.launch("to_bf16", grid, &[to, from, n as u64]),
+                Some((r, draw)) => self.launch("to_bf16_at_random", grid, &[to, from, n as u64, r.place(at), u64::from(draw)]),
+            }
+            at = end;
+        }
     }
 
     /// The working copy of a weight that an op updates together with it; null where there is none.
@@ -249,19 +303,9 @@ impl Cuda {
     /// Launches a kernel behind all earlier ops. What a kernel reaches is the GPU's memory, of which Rust knows nothing: the
     /// arguments must be those that its comment lists.
     pub fn launch(&self, name: &'static str, grid: Grid, arguments: &[u64]) {
-        let Grid { grid: g, block: b, shared } = grid;
-        if g.contains(&0) {
-            return; // no rows: no work
+        if !grid.is_empty() {
+            self.kernels.launch(name, grid, arguments, self.lanes.for_op());
         }
-        let function = self.kernels.function(name, shared as u32);
-        let mut pointers: Vec<*mut c_void> = arguments.iter().map(|a| std::ptr::from_ref(a).cast_mut().cast()).collect();
-        let [g, b] = [g, b].map(|sizes| sizes.map(|n| u32::try_from(n).expect("a launch's size")));
-        // SAFETY: a place for each parameter, at least as long as it is; the driver copies them before it returns.
-        let code = unsafe {
-            let (stream, extra) = (self.lanes.for_op().handle, std::ptr::null_mut());
-            sys::cuLaunchKernel(function, g[0], g[1], g[2], b[0], b[1], b[2], shared as u32, stream, pointers.as_mut_ptr(), extra)
-        };
-        must(code, &format!("cuLaunchKernel of {name}, grid {g:?}, block {b:?}"));
     }
 
     /// A matrix for [`Cuda::multiply`], at the address that the gate gave.
@@ -336,6 +380,14 @@ impl Cuda {
     pub fn scratch(&self, bytes: usize) -> u64 {
         assert!(bytes <= self.scratch.bytes, "partial sums of {bytes} bytes in room for {}", self.scratch.bytes);
         self.scratch.at
+    }
+
+    /// Zeros in so many bytes of the room that [`Cuda::scratch`] gave.
+    pub fn zero_scratch(&self, at: u64, bytes: usize) {
+        let (begin, end) = (self.scratch.at, self.scratch.at + self.scratch.bytes as u64);
+        assert!(at >= begin && at + bytes as u64 <= end, "{bytes} bytes of scratch");
+        // SAFETY: within the scratch, which is this op's.
+        unsafe { self.lanes.for_op().fill(at, 0, bytes) };
     }
 
     pub fn zero(&self, t: Tensor) {
@@ -429,6 +481,25 @@ impl Cuda {
             self.outdate(t);
         }
         Loan::of_gpu(&self.gate, t, access, Lent::new(self.place(t), 4 * t.len(), &self.lanes))
+    }
+    pub fn lend_to_sum(&self, t: Tensor) -> Loan {
+        let Some(room) = &self.halved else { return self.lend(t, Access::Write) };
+        assert!(2 * t.len() <= room.bytes && self.size(t) == 4, "{t:?} in bf16 in {} bytes", room.bytes);
+        let lent = Lent::new(self.place(t), 4 * t.len(), &self.lanes).halved(room.at, &self.kernels);
+        Loan::of_gpu(&self.gate, t, Access::Write, lent)
+    }
+    pub fn lend_copies(&self, t: Tensor) -> Option<Loan> {
+        let copies = self.copies.as_ref()?;
+        let stale = self.stale.lock().expect("stale copies").iter().any(|r| r.start < t.end() && t.at < r.end);
+        assert!(!stale && t.end() <= self.weights, "the copies of {t:?} are not those of the last update");
+        self.lent_copies.store(self.lanes.so_far(), Ordering::Relaxed);
+        let lent = Lent::new(copies.at + 2 * t.at as u64, 2 * t.len(), &self.lanes).in_bf16();
+        Some(Loan::of_gpu(&self.gate, t, Access::Write, lent))
+    }
+    pub fn lend_masters(&self, t: Tensor) -> Loan {
+        assert!(t.end() <= self.weights, "{t:?} is no weight");
+        let lent = Lent::new(self.place(t), 4 * t.len(), &self.lanes).written_by(self.lent_copies.load(Ordering::Relaxed));
+        Loan::of_gpu(&self.gate, t, Access::Write, lent)
     }
 }
 

@@ -16,6 +16,7 @@
 use super::driver::{Gpu, Memory, Stream};
 use super::kernels::{cache, hash, read, write};
 use super::library::Needed;
+use crate::device::Precision;
 use crate::error::Result;
 use crate::failed;
 use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Desc, cublasLtMatmulPreferenceAttributes_t as Pref};
@@ -112,6 +113,8 @@ pub(super) struct Products {
     /// Algorithms from elsewhere, not yet used.
     known: Mutex<BTreeMap<Key, [u64; 8]>>,
     tuning: AtomicBool,
+    /// Operands in f32 are rounded to tf32, for tensor cores.
+    tf32: bool,
     gpu: Arc<Gpu>,
 }
 
@@ -151,7 +154,7 @@ const OFFERED: usize = 8;
 const REPEATS: usize = 5;
 
 impl Products {
-    pub fn new(gpu: &Arc<Gpu>, workspace: Memory) -> Result<Products> {
+    pub fn new(gpu: &Arc<Gpu>, workspace: Memory, precision: Precision) -> Result<Products> {
         Needed::Products.check()?;
         let mut handle = null_mut();
         // SAFETY: the library is there, the GPU is bound, the place is a variable here.
@@ -160,13 +163,14 @@ impl Products {
             failed!("cuBLASLt: cublasLtCreate failed with {code:?}");
         }
         let (plans, known, tuning) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Ok(Products { handle, workspace, plans, known, tuning, gpu: gpu.clone() })
+        let tf32 = precision == Precision::Tf32;
+        Ok(Products { handle, workspace, plans, known, tuning, tf32, gpu: gpu.clone() })
     }
 
     /// Multiplies behind all earlier work of the stream, which must always be the same one: the workspace is.
     pub fn multiply(&self, p: &Product, stream: &Stream) {
         let mut plans = self.plans.lock().expect("plans of products");
-        let plan = plans.entry(key(p)).or_insert_with(|| self.plan(p, stream));
+        let plan = plans.entry(self.key(p)).or_insert_with(|| self.plan(p, stream));
         let plan = plan.as_ref().unwrap_or_else(|| panic!("cuBLASLt has no algorithm for {p:?}"));
         self.run(p, plan, &plan.algorithm, stream);
     }
@@ -177,7 +181,7 @@ impl Products {
             return false;
         }
         let mut plans = self.plans.lock().expect("plans of products");
-        plans.entry(key(p)).or_insert_with(|| self.plan(p, stream)).is_some()
+        plans.entry(self.key(p)).or_insert_with(|| self.plan(p, stream)).is_some()
     }
 
     /// From now on, or no longer, the first product of a shape times what it is offered.
@@ -231,6 +235,17 @@ impl Products {
         }
     }
 
+    fn key(&self, p: &Product) -> Key {
+        let k = if p.transposed[0] { p.a.rows } else { p.a.cols };
+        let [m, n, k] = [p.y.rows, p.y.cols, k].map(|n| n as u32);
+        let kinds = [p.transposed[0], p.transposed[1], p.a.bf16, p.y.bf16, p.add.is_some(), p.add == Some(p.y.at), self.tf32];
+        let kinds = kinds.iter().enumerate().fold(0, |all, (i, is)| all | u32::from(*is) << i);
+        let aligned = |all: &[u64]| all.iter().fold(0, |word, at| word << 8 | alignment(*at).ilog2());
+        let operands = aligned(&[p.a.at, p.b.at, p.add.unwrap_or(p.y.at), p.y.at]);
+        let finish = aligned(&[p.finish.vector().unwrap_or(1), p.finish.inner().unwrap_or(1)]);
+        [m, n, k, kinds, p.finish.epilogue() as u32, operands, finish, 0]
+    }
+
     fn plan(&self, p: &Product, stream: &Stream) -> Option<Plan> {
         let kind = |bf16: bool| if bf16 { sys::cudaDataType_t::CUDA_R_16BF } else { sys::cudaDataType_t::CUDA_R_32F };
         let layout = |m: &Operand| {
@@ -243,7 +258,9 @@ impl Products {
             layout
         };
         let mut desc = null_mut();
-        let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, kind(false));
+        use sys::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32};
+        let compute = if self.tf32 { CUBLAS_COMPUTE_32F_FAST_TF32 } else { CUBLAS_COMPUTE_32F };
+        let scale = kind(false);
         // SAFETY: as above.
         must(unsafe { sys::cublasLtMatmulDescCreate(&mut desc, compute, scale) }, "cublasLtMatmulDescCreate", p);
         // The library's first operand is our second.
@@ -257,7 +274,7 @@ impl Products {
         // The search looks at these addresses too, for how they are aligned.
         point(p, desc);
         let mut plan = Plan { desc, a: layout(&p.b), b: layout(&p.a), y: layout(&p.y), algorithm: Algorithm { data: NONE } };
-        let known = self.known.lock().expect("known algorithms").get(&key(p)).copied();
+        let known = self.known.lock().expect("known algorithms").get(&self.key(p)).copied();
         plan.algorithm.data = known.or_else(|| self.search(p, &plan, stream).map(|found| found.data)).unwrap_or(NONE);
         (plan.algorithm.data != NONE).then_some(plan)
     }
@@ -378,17 +395,6 @@ fn set<T>(p: &Product, desc: sys::cublasLtMatmulDesc_t, which: Desc, value: &T) 
 /// Bytes that divide an address, up to what cuBLASLt asks for.
 fn alignment(at: u64) -> u32 {
     1 << at.trailing_zeros().min(8)
-}
-
-fn key(p: &Product) -> Key {
-    let k = if p.transposed[0] { p.a.rows } else { p.a.cols };
-    let [m, n, k] = [p.y.rows, p.y.cols, k].map(|n| n as u32);
-    let kinds = [p.transposed[0], p.transposed[1], p.a.bf16, p.y.bf16, p.add.is_some(), p.add == Some(p.y.at)];
-    let kinds = kinds.iter().enumerate().fold(0, |all, (i, is)| all | u32::from(*is) << i);
-    let aligned = |all: &[u64]| all.iter().fold(0, |word, at| word << 8 | alignment(*at).ilog2());
-    let operands = aligned(&[p.a.at, p.b.at, p.add.unwrap_or(p.y.at), p.y.at]);
-    let finish = aligned(&[p.finish.vector().unwrap_or(1), p.finish.inner().unwrap_or(1)]);
-    [m, n, k, kinds, p.finish.epilogue() as u32, operands, finish, 0]
 }
 
 #[track_caller]

@@ -1,4 +1,5 @@
-// Causal attention, backwards, in three launches: each number is summed by one thread in one order, without atomics.
+// Causal attention, backwards, in three launches: each number is summed by one thread in one order, without atomics; dqkv takes the
+// place of dq and dkv where any order will do.
 //
 //   δ_i = dy_i · y_i       p_ij = e^(s_ij − lse_i)       ds_ij = p_ij (dy_i · v_j − δ_i) / √D
 //   dq_i = Σ_j ds_ij k_j   dk_j = Σ_i ds_ij q_i          dv_j = Σ_i p_ij dy_i
@@ -8,7 +9,7 @@
 // passes over their keys; dkv one for 64 keys of a key/value head, which passes over the queries of all its query heads.
 
 // Dynamic shared memory in tiles of 64 D bf16. dq: Q, dY, K twice, V twice. dkv: K, V, Q twice, dY twice, and then lse and
-// delta of 64 rows, twice.
+// delta of 64 rows, twice; dqkv: and dS of 16 rows, twice.
 #define BACKWARD_TILES 6
 
 // Eight lanes' worth of a row each: delta[i] = Σ over D of dy · y, for i in (row, head).
@@ -121,15 +122,48 @@ __device__ __forceinline__ void attention_dq(bf16* dqkv, const bf16* dy, const b
     store_rows<D>(dqkv + base * width + head * D, width, dq, query0 + warp * 16, T, scale, scale);
 }
 
+// dq += dS K of 16 queries and 64 keys: a quarter of D for each warp.
 template <int D>
-__device__ __forceinline__ void attention_dkv(bf16* dqkv, const bf16* dy, const bf16* qkv, const float* lse, const float* delta,
-                                              const u32* starts, int T, int H, int K) {
+__device__ __forceinline__ void add_dq(float* dqs, const bf16* tile_ds, const bf16* tile_k, int query0, int T, int H) {
+    constexpr float scale = attention_scale<D>();
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, col0 = warp * (D / 4);
+    float dq[D / 32][4];
+    zero(dq);
+#pragma unroll
+    for (int key = 0; key < TILE; key += 16) {
+        u32 a[4];
+        load_a<TILE>(a, tile_ds, 0, key);
+#pragma unroll
+        for (int n = 0; n < D / 64; n++) {
+            u32 b[4];
+            load_b_across<D>(b, tile_k, key, col0 + n * 16);
+            multiply(dq[2 * n], a, b[0], b[1]);
+            multiply(dq[2 * n + 1], a, b[2], b[3]);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        const int row = query0 + (lane >> 2) + (r >> 1) * 8;
+        if (row < T) {
+            float* p = dqs + (i64)row * H * D + col0 + (lane & 3) * 2 + (r & 1);
+#pragma unroll
+            for (int n = 0; n < D / 32; n++) add_in_any_order(p + n * 8, dq[n][r] * scale);
+        }
+    }
+}
+
+// With DQ, dq too, in one pass: dS is exchanged between the warps, and what 64 keys give to a query's dq is added to `dqs` (B T, H D),
+// in float, by whoever comes first (--nondeterministic). Scores are then computed once, not twice.
+template <int D, bool DQ>
+__device__ __forceinline__ void attention_dkv(bf16* dqkv, float* dqs, const bf16* dy, const bf16* qkv, const float* lse,
+                                              const float* delta, const u32* starts, int T, int H, int K) {
     constexpr int SIZE = TILE * D;
     constexpr float by = attention_scale<D>() * LOG2E;
     DYNAMIC_SHARED(bf16, tiles);
     bf16 *tile_k = tiles, *tile_v = tiles + SIZE, *tiles_q = tiles + 2 * SIZE, *tiles_dy = tiles + 4 * SIZE;
     float *logs = (float*)(tiles + BACKWARD_TILES * SIZE), *levels = logs + 2 * TILE;
     int* begins = (int*)(levels + 2 * TILE);
+    bf16* tiles_ds = (bf16*)(begins + 2 * TILE);   // 16 queries × 64 keys, twice
 
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int kv = blockIdx.y, group = H / K, width = (H + 2 * K) * D;
@@ -225,6 +259,16 @@ __device__ __forceinline__ void attention_dkv(bf16* dqkv, const bf16* dy, const 
                 multiply(dk[2 * n], ds, b[0], b[1]);
                 multiply(dk[2 * n + 1], ds, b[2], b[3]);
             }
+            if constexpr (DQ) {
+                bf16* tile_ds = tiles_ds + (q0 / 16 & 1) * 16 * TILE;
+#pragma unroll
+                for (int n = 0; n < 2; n++)
+#pragma unroll
+                    for (int r = 0; r < 4; r++)
+                        put(tile_ds + place<TILE>(n * 8 + (lane & 3) * 2 + (r & 1), warp * 16 + (lane >> 2) + (r >> 1) * 8), dp[n][r]);
+                __syncthreads();   // dS is there for all; the other one is read by none any more
+                add_dq<D>(dqs + (base * H + kv * group + it / query_tiles) * D, tile_ds, tile_k, query0 + q0, T, H);
+            }
         }
     }
     constexpr float scale = attention_scale<D>();
@@ -262,12 +306,36 @@ attention_dq_128(bf16* dqkv, const bf16* dy, const bf16* qkv, const float* lse, 
 extern "C" __global__ void __launch_bounds__(128, 3)
 attention_dkv_64(bf16* dqkv, const bf16* dy, const bf16* qkv, const float* lse, const float* delta, const u32* starts, int T,
                  int H, int K) {
-    attention_dkv<64>(dqkv, dy, qkv, lse, delta, starts, T, H, K);
+    attention_dkv<64, false>(dqkv, 0, dy, qkv, lse, delta, starts, T, H, K);
 }
 
 //   grid (⌈T/64⌉, K, B), block 128, shared 6 · 128 D + 1536 bytes
 extern "C" __global__ void __launch_bounds__(128, 2)
 attention_dkv_128(bf16* dqkv, const bf16* dy, const bf16* qkv, const float* lse, const float* delta, const u32* starts, int T,
                   int H, int K) {
-    attention_dkv<128>(dqkv, dy, qkv, lse, delta, starts, T, H, K);
+    attention_dkv<128, false>(dqkv, 0, dy, qkv, lse, delta, starts, T, H, K);
+}
+
+//   grid (⌈T/64⌉, K, B), block 128, shared 6 · 128 D + 5632 bytes
+extern "C" __global__ void __launch_bounds__(128, 3)
+attention_dqkv_64(bf16* dqkv, float* dqs, const bf16* dy, const bf16* qkv, const float* lse, const float* delta, const u32* starts,
+                  int T, int H, int K) {
+    attention_dkv<64, true>(dqkv, dqs, dy, qkv, lse, delta, starts, T, H, K);
+}
+
+//   grid (⌈T/64⌉, K, B), block 128, shared 6 · 128 D + 5632 bytes
+extern "C" __global__ void __launch_bounds__(128, 2)
+attention_dqkv_128(bf16* dqkv, float* dqs, const bf16* dy, const bf16* qkv, const float* lse, const float* delta, const u32* starts,
+                   int T, int H, int K) {
+    attention_dkv<128, true>(dqkv, dqs, dy, qkv, lse, delta, starts, T, H, K);
+}
+
+// dq, added up in float, to its columns: y (rows, pitch) from x (rows, cols), cols a multiple of 8.
+//   grid ⌈rows cols / 2048⌉, block 256, shared 0
+extern "C" __global__ void __launch_bounds__(256) attention_dq_store(bf16* y, const float* x, u64 rows, int cols, int pitch) {
+    const u64 at = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= rows * cols) return;
+    float v[8];
+    load8(v, x + at, 8, true);
+    store8(y + at / cols * pitch + at % cols, v, 8, true);
 }

@@ -11,7 +11,7 @@ pub fn decode(precision: Precision, y: &mut [f32], qkv: &[f32], k: &[f32], v: &[
         let column = head / h.group() * d;
         let (mut q, mut row, mut p) = (vec![0f32; d], vec![0f32; d], vec![0f32; len]);
         let read = |row: &mut [f32], x: &[f32]| match precision {
-            Precision::Fp32 => row.copy_from_slice(x),
+            Precision::Fp32 | Precision::Tf32 => row.copy_from_slice(x),
             Precision::Bf16 => round(row, x),
         };
         read(&mut q, &qkv[head * d..][..d]);

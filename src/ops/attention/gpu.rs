@@ -17,11 +17,15 @@ fn lanes(h: Heads) -> usize {
     h.size.div_ceil(8).next_power_of_two().min(32)
 }
 
-/// The kernels on tensor cores: forward, delta, dq, dkv.
-fn tiled(d: &Cuda, h: Heads) -> Option<[&'static str; 4]> {
+/// The kernels on tensor cores: forward, delta, dq, dkv, and the last two in one.
+fn tiled(d: &Cuda, h: Heads) -> Option<[&'static str; 5]> {
     match (d.precision, h.size) {
-        (Precision::Bf16, 64) => Some(["attention_forward_64", "attention_delta_64", "attention_dq_64", "attention_dkv_64"]),
-        (Precision::Bf16, 128) => Some(["attention_forward_128", "attention_delta_128", "attention_dq_128", "attention_dkv_128"]),
+        (Precision::Bf16, 64) => {
+            Some(["attention_forward_64", "attention_delta_64", "attention_dq_64", "attention_dkv_64", "attention_dqkv_64"])
+        }
+        (Precision::Bf16, 128) => {
+            Some(["attention_forward_128", "attention_delta_128", "attention_dq_128", "attention_dkv_128", "attention_dqkv_128"])
+        }
         _ => None,
     }
 }
@@ -58,16 +62,27 @@ pub fn backward(d: &Cuda, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, qkv:
     let ([dqkv_at], [dy, y, lse, qkv_at]) = d.op([dqkv], [dy, y, lse, qkv]);
     let [seq, q, kv, size] = [h.seq, h.q, h.kv, h.size].map(|n| n as u64);
     let count = qkv.rows * h.q;
-    let delta = d.scratch(4 * count);
+    let any_order = d.any_order && tiled(d, h).is_some();
+    // δ, and dq in f32 where it is added up by atomics
+    let (levels, sums) = ((4 * count).next_multiple_of(256), if any_order { 4 * count * h.size } else { 0 });
+    let delta = d.scratch(levels + sums);
     if starts.is_none() && d.attend_backward(&sdpa(qkv, h), [dqkv_at, delta], [dy, y, lse, qkv_at]) {
         return;
     }
     let starts = d.upload_some(starts);
     match tiled(d, h) {
-        Some([_, to_delta, to_dq, to_dkv]) => {
+        Some([_, to_delta, to_dq, to_dkv, to_all]) => {
             d.launch(to_delta, Grid::over(count * h.size / 8), &[delta, dy, y, count as u64]);
             let rest = [dy, qkv_at, lse, delta, starts, seq, q, kv];
-            let (tiles, lse_and_delta) = (6 * 128 * h.size, 1536);
+            let (tiles, lse_and_delta, ds) = (6 * 128 * h.size, 1536, 4096);
+            if any_order {
+                let dq = delta + levels as u64;
+                d.zero_scratch(dq, sums);
+                let grid = over(qkv, h, TILE, h.kv, THREADS, tiles + lse_and_delta + ds);
+                d.launch(to_all, grid, &[&[dqkv_at, dq], &rest[..]].concat());
+                let [rows, cols, pitch] = [qkv.rows, h.q * h.size, qkv.cols].map(|n| n as u64);
+                return d.launch("attention_dq_store", Grid::over(count * h.size / 8), &[dqkv_at, dq, rows, cols, pitch]);
+            }
             d.launch(to_dq, over(qkv, h, TILE, h.q, THREADS, tiles), &[&[dqkv_at], &rest[..]].concat());
             d.launch(to_dkv, over(qkv, h, TILE, h.kv, THREADS, tiles + lse_and_delta), &[&[dqkv_at], &rest[..]].concat());
         }

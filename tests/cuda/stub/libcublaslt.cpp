@@ -7,6 +7,7 @@
 //   GELU, .._AUX   the tanh form; AUX keeps x before it           DGELU   x · GELU'(aux[i,j])
 //   .._BGRAD       with DGELU: bias[i] = Σ_j of the result        BGRADB  bias[j] = Σ_k op(B)[k,j]
 //
+// Where the compute type is FAST_TF32, float operands are rounded to 10 bits of mantissa first, to nearest, ties away (cvt.rna.tf32).
 // The workspace is overwritten by every product. What this cannot show: whether the real library has an algorithm for a
 // combination; here the heuristic finds two, whose results are the same, and none for the epilogues of $STUB_NO_EPILOGUES
 // ("164,192"). What the documentation asks for is refused where it is missing: addresses of bias and aux before the search,
@@ -24,6 +25,7 @@ namespace {
 
 enum Status : int { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
 enum Type : int { F32 = 0, BF16 = 14 };
+enum Compute : int { COMPUTE_32F = 68, FAST_TF32 = 77 };
 
 // Bits of cublasLtEpilogue_t: the others are sums of these.
 constexpr unsigned BIAS = 4, BGRAD = 16, GELU = 32, AUX = 128, DGELU = 192, BGRADB = 512;
@@ -75,6 +77,13 @@ void store(uint64_t base, int64_t i, int type, float x) {
     else ((uint16_t*)base)[i] = stub::narrow(x);
 }
 
+float tf32(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7f800000) != 0x7f800000) bits = (bits + 0x1000) & ~0x1fffu;   // neither infinite nor NaN
+    return memcpy(&x, &bits, 4), x;
+}
+
 size_t extent(const Layout& l) { return ((l.columns - 1) * l.ld + l.rows) * size_of(l.type); }
 
 constexpr float SCALE = 0.7978845608f, CUBE = 0.044715f;   // √(2/π)
@@ -94,17 +103,20 @@ struct Problem {
 };
 
 // op(X) as floats, its rows along k.
-std::vector<float> gather(uint64_t base, const Layout& l, bool k_is_column, int64_t K, int64_t other) {
+std::vector<float> gather(uint64_t base, const Layout& l, bool k_is_column, int64_t K, int64_t other, int compute) {
     std::vector<float> dense(K * other);
     for (int64_t k = 0; k < K; k++)
         for (int64_t i = 0; i < other; i++) dense[k * other + i] = load(base, k_is_column ? i + k * l.ld : k + i * l.ld, l.type);
+    if (compute == FAST_TF32 && l.type == F32)
+        for (float& x : dense) x = tf32(x);
     return dense;
 }
 
 void multiply(const Problem& p) {
     memset((void*)p.workspace, 0xff, p.workspace_bytes);
     const int64_t M = p.M, N = p.N, K = p.K;
-    const std::vector<float> a = gather(p.A, p.a, !p.d.transpose_a, K, M), b = gather(p.B, p.b, p.d.transpose_b, K, N);
+    const std::vector<float> a = gather(p.A, p.a, !p.d.transpose_a, K, M, p.d.compute);
+    const std::vector<float> b = gather(p.B, p.b, p.d.transpose_b, K, N, p.d.compute);
     const unsigned epilogue = p.d.epilogue;
     const bool slope = (epilogue & DGELU) == DGELU;
     const int bias_type = p.d.bias_type < 0 ? p.out.type : p.d.bias_type, aux_type = p.d.aux_type < 0 ? p.out.type : p.d.aux_type;
@@ -188,8 +200,7 @@ STUB_API int cublasLtMatrixLayoutCreate(void** out, int type, uint64_t rows, uin
 }
 STUB_API int cublasLtMatrixLayoutDestroy(void* layout) { return delete (Layout*)layout, SUCCESS; }
 STUB_API int cublasLtMatmulDescCreate(void** out, int compute, int scale) {
-    // 68: 32F, 77: 32F_FAST_TF32, here computed in float too
-    if (compute != 68 && compute != 77) return NOT_SUPPORTED;
+    if (compute != COMPUTE_32F && compute != FAST_TF32) return NOT_SUPPORTED;
     return *out = new Description{compute, scale}, SUCCESS;
 }
 STUB_API int cublasLtMatmulDescDestroy(void* description) { return delete (Description*)description, SUCCESS; }
@@ -256,7 +267,7 @@ STUB_API int cublasLtMatmul(void*, void* description, const void* alpha, const v
 
     stub::Operation op;
     op.text = "matmul m=" + std::to_string(p->M) + " n=" + std::to_string(p->N) + " k=" + std::to_string(p->K) + " op=" +
-              (p->d.transpose_a ? "T" : "N") + (p->d.transpose_b ? "T" : "N") + " types=" + (p->a.type == BF16 ? "bf16" : "f32") + "->" +
+              (p->d.transpose_a ? "T" : "N") + (p->d.transpose_b ? "T" : "N") + " types=" + (p->a.type == BF16 ? "bf16" : p->d.compute == FAST_TF32 ? "tf32" : "f32") + "->" +
               (p->out.type == BF16 ? "bf16" : "f32") + " epilogue=" + std::to_string(epilogue) + " w:" + stub::show(D) + " r:" + stub::show(A) +
               " r:" + stub::show(B);
     op.accesses = {stub::reads(A, extent(p->a)), stub::reads(B, extent(p->b)), stub::writes(D, extent(p->out)), stub::writes(workspace, p->workspace_bytes)};

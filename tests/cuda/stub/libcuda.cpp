@@ -57,6 +57,7 @@ std::string precision() {
     }
     for (const char* known : {"fp32", "bf16"})
         if (all.find(std::string("--precision ") + known) != std::string::npos) return known;
+    if (all.find("--precision tf32") != std::string::npos) return "fp32";   // whose kernels it uses
     return stub::setting("KERNELS_REAL", "fp32");
 }
 
