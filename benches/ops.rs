@@ -72,11 +72,13 @@ fn ops(c: &mut Criterion) {
         bench("norm forward, rms", &|d| norm::forward(d, Norm::Rms, 1e-5, y, stats, x, gamma, None));
         bench("norm backward, rms", &|d| norm::backward(d, Norm::Rms, dx, dgamma, None, dy, x, stats, gamma));
         bench("activation forward, gelu", &|d| activation::forward(d, gelu, act, up));
-        bench("activation backward, gelu", &|d| activation::backward(d, gelu, dup, dact, up));
+        bench("activation backward, gelu", &|d| activation::backward(d, gelu, dup, Some(dact), up, None));
         let (gates, dgates) = (up.rows(0, ROWS), dup.rows(0, ROWS));
         let half = |t: llm_train::tensor::Tensor| llm_train::tensor::Tensor { cols: HIDDEN / 2, ..t };
         bench("activation forward, swiglu", &|d| activation::forward(d, Activation::SwiGlu, half(act), gates));
-        bench("activation backward, swiglu", &|d| activation::backward(d, Activation::SwiGlu, dgates, half(dact), gates));
+        bench("activation backward, swiglu", &|d| {
+            activation::backward(d, Activation::SwiGlu, dgates, Some(half(dact)), gates, None)
+        });
         rope::table(&dev, angles, 1e4, Scaling::None);
         bench("rope forward", &|d| rope::forward(d, qkv, angles, HEADS, None));
         bench("qk_norm forward", &|d| qk_norm::forward(d, qkv, head_stats, raw, gamma_q, gamma_k, 1e-5, HEADS));

@@ -7,6 +7,7 @@
 //! println!("{}", plan.bytes(Kind::Activations));
 //! let dev = Device::cpu(&plan, threads, &cores, precision)?;    // now it is memory, or a sentence saying what did not fit
 //! ```
+use std::ops::Range;
 
 /// What a tensor is for: the rows of the memory table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,29 +26,37 @@ impl Kind {
         [Kind::Parameters, Kind::Gradients, Kind::Optimizer, Kind::Activations, Kind::Workspace, Kind::Communication];
 }
 
-/// A contiguous row-major matrix in a device's arena, counted in elements (f32 on the CPU device, f64 on the reference).
-/// Copy, like a pointer; unlike a pointer it knows its shape, and every op checks it. A vector has one row.
+/// A contiguous row-major matrix in a device's arena, which is counted in elements (f32 on the CPU device, f64 on the
+/// reference). Copy, like a pointer; unlike a pointer it knows its shape, and every op checks it. A vector has one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tensor {
+    /// The first element.
     pub at: usize,
     pub rows: usize,
     pub cols: usize,
+    /// Its numbers are bf16, two an element: [`Plan::operand`], [`Plan::copy`].
+    pub half: bool,
 }
 
 impl Tensor {
     /// The elements `start..end` as one row.
     pub fn range(start: usize, end: usize) -> Tensor {
         assert!(start <= end, "range {start}..{end}");
-        Tensor { at: start, rows: 1, cols: end - start }
+        Tensor { at: start, rows: 1, cols: end - start, half: false }
     }
+    /// Its numbers.
     pub fn len(self) -> usize {
         self.rows * self.cols
+    }
+    /// The elements that they take.
+    pub fn elements(self) -> usize {
+        if self.half { self.len().div_ceil(2) } else { self.len() }
     }
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
     pub fn end(self) -> usize {
-        self.at + self.len()
+        self.at + self.elements()
     }
     /// Whether the two share an element.
     pub fn meets(self, other: Tensor) -> bool {
@@ -56,7 +65,28 @@ impl Tensor {
     /// Rows `first .. first + rows`, still a matrix.
     pub fn rows(self, first: usize, rows: usize) -> Tensor {
         assert!(first + rows <= self.rows, "rows {first}..{} of {}", first + rows, self.rows);
-        Tensor { at: self.at + first * self.cols, rows, cols: self.cols }
+        let before = Tensor { rows: first, ..self };
+        assert!(!self.half || before.len().is_multiple_of(2), "row {first} of {self:?} begins within an element");
+        Tensor { at: self.at + before.elements(), rows, ..self }
+    }
+}
+
+/// Elements whose numbers lie in bf16 as well: [`Plan::copy`].
+#[derive(Clone, Debug)]
+pub struct Copied {
+    of: Range<usize>,
+    to: usize,
+}
+
+impl Copied {
+    pub fn range(&self) -> Range<usize> {
+        self.of.clone()
+    }
+    /// Where the copy of `t` lies; None where not all of `t` is copied, or its first number's copy does not begin an element.
+    pub fn of(&self, t: Tensor) -> Option<Tensor> {
+        let inside = !t.half && self.of.start <= t.at && t.end() <= self.of.end;
+        let before = t.at.wrapping_sub(self.of.start);
+        (inside && before.is_multiple_of(2)).then(|| Tensor { at: self.to + before / 2, half: true, ..t })
     }
 }
 
@@ -67,15 +97,40 @@ pub const ALIGN: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     len: usize,
+    halves: bool,
+    copied: Option<Copied>,
     by_kind: [usize; Kind::ALL.len()],
 }
 
 impl Plan {
+    /// For a device that reads bf16 where its products round to it: [`Plan::operand`].
+    pub fn with_halves(halves: bool) -> Plan {
+        Plan { halves, ..Plan::default() }
+    }
     /// A place for `rows` × `cols` elements, starting on a multiple of [`ALIGN`].
     pub fn matrix(&mut self, kind: Kind, rows: usize, cols: usize) -> Tensor {
+        self.place(kind, Tensor { at: 0, rows, cols, half: false })
+    }
+    /// The same for what matrix products alone read: in bf16 where they round to it anyway. Rows begin with an element, so that
+    /// an odd number of columns stays f32.
+    pub fn operand(&mut self, kind: Kind, rows: usize, cols: usize) -> Tensor {
+        self.place(kind, Tensor { at: 0, rows, cols, half: self.halves && cols.is_multiple_of(2) })
+    }
+    /// A place for the copies in bf16 of the elements `of`, weights that products read, where they round them to it anyway.
+    pub fn copy(&mut self, kind: Kind, of: Range<usize>) {
+        if self.halves {
+            assert!(self.copied.is_none() && of.start.is_multiple_of(2), "elements {of:?} are copied beside {:?}", self.copied);
+            let to = self.place(kind, Tensor { half: true, ..Tensor::range(of.start, of.end) }).at;
+            self.copied = Some(Copied { of, to });
+        }
+    }
+    pub fn copied(&self) -> Option<&Copied> {
+        self.copied.as_ref()
+    }
+    fn place(&mut self, kind: Kind, t: Tensor) -> Tensor {
         self.pad_to(kind, ALIGN);
-        let t = Tensor { at: self.len, rows, cols };
-        self.grow(kind, t.len());
+        let t = Tensor { at: self.len, ..t };
+        self.grow(kind, t.elements());
         t
     }
     /// What two plans need one after the other, in the same place: its elements, and the tensors of both.
@@ -115,5 +170,28 @@ impl Plan {
     fn grow(&mut self, kind: Kind, elements: usize) {
         self.len += elements;
         self.by_kind[kind as usize] += elements;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operand_in_bf16_takes_half_the_elements() {
+        let mut plan = Plan::with_halves(true);
+        let (x, odd) = (plan.operand(Kind::Activations, 6, 64), plan.operand(Kind::Activations, 6, 3));
+        assert_eq!((x.half, x.len(), x.elements(), odd.half), (true, 384, 192, false));
+        assert_eq!((odd.at, plan.bytes(Kind::Activations)), (192, 4 * (192 + 18)));
+        let rows = x.rows(1, 2);
+        assert_eq!((rows.at, rows.end(), rows.half), (32, 96, true));
+        assert!(rows.meets(Tensor::range(95, 96)) && !rows.meets(Tensor::range(96, 97)));
+        assert!(!Plan::default().operand(Kind::Activations, 6, 64).half);
+    }
+
+    #[test]
+    #[should_panic(expected = "begins within an element")]
+    fn rows_begin_with_an_element() {
+        Tensor { at: 0, rows: 3, cols: 3, half: true }.rows(1, 1);
     }
 }

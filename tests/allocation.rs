@@ -1,10 +1,10 @@
 //! A step takes no memory: all of it was taken before, by the plan or by the first steps.
-use llm_train::device::{Device, Precision};
+use llm_train::device::{Cpu, Device, Precision};
 use llm_train::model::{Config, Decoder, Input, Recompute, Shape};
 use llm_train::ops::elementwise;
 use llm_train::ops::verdict::Verdict;
 use llm_train::optim::{AdamW, Hyper};
-use llm_train::tensor::{Plan, Tensor};
+use llm_train::tensor::Tensor;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,7 +41,7 @@ fn a_step_allocates_nothing_once_the_first_have_run() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family).join("config.json");
         let json = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         let (config, _) = Config::from_hf(&json, &file).unwrap();
-        let mut plan = Plan::default();
+        let mut plan = Cpu::plan(precision);
         let model = Decoder::plan(&mut plan, &config, SHAPE, Recompute::None, 1);
         let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings: true };
         let adamw = AdamW::plan(&mut plan, model.groups().to_vec(), hyper);

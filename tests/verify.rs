@@ -29,8 +29,9 @@ fn alone_here() -> MutexGuard<'static, ()> {
 }
 
 /// The losses of the run of record, its loop written out once more, on one rank and on the device that `make` gives.
-fn losses(steps: usize, make: impl Fn(&Plan) -> Device) -> Vec<f64> {
+fn losses(steps: usize, precision: Precision, make: impl Fn(&Plan) -> Device) -> Vec<f64> {
     let mut run = run_of_record();
+    run.system.precision = precision;
     run.validate_for(1).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let corpus = dir.path().join("corpus.bin");
@@ -77,11 +78,11 @@ fn farthest(losses: &[f64], reference: &[f64]) -> f64 {
 #[test]
 fn the_reference_is_what_loops_in_f64_give() {
     if std::env::var_os("WRITE_REFERENCE").is_some() {
-        let losses = losses(STEPS, |plan| Device::reference(plan).unwrap());
+        let losses = losses(STEPS, Precision::Fp32, |plan| Device::reference(plan).unwrap());
         let lines: Vec<String> = losses.iter().map(|l| format!("{l:.12}")).collect();
         std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(REFERENCE), lines.join("\n") + "\n").unwrap();
     }
-    let again = losses(2, |plan| Device::reference(plan).unwrap());
+    let again = losses(2, Precision::Fp32, |plan| Device::reference(plan).unwrap());
     assert!(farthest(&again, &reference()) < 1e-10, "{again:?} for {:?}", &reference()[..2]);
 }
 
@@ -93,7 +94,8 @@ fn the_curve_stays_near_by_every_kernel() {
         for (precision, allowed) in [(Precision::Fp32, 1e-5), (Precision::Bf16, 2e-2)] {
             if kernel.serves(precision) {
                 choose(precision, kernel);
-                let off = farthest(&losses(STEPS, |plan| Device::cpu(plan, 2, &[], precision).unwrap()), &reference());
+                let losses = losses(STEPS, precision, |plan| Device::cpu(plan, 2, &[], precision).unwrap());
+                let off = farthest(&losses, &reference());
                 println!("{} {precision:?}: {off:.2e}", kernel.name);
                 assert!(0.0 < off && off < allowed / 2.0, "{} {precision:?}: {off:e}", kernel.name);
             }
@@ -149,7 +151,8 @@ fn a_corrupted_kernel_is_found_by_its_ops() {
 fn a_corrupted_kernel_leaves_the_curve() {
     let _one = alone_here();
     choose(Precision::Fp32, &LAST_ROW_OFF);
-    let off = farthest(&losses(8, |plan| Device::cpu(plan, 2, &[], Precision::Fp32).unwrap()), &reference());
+    let losses = losses(8, Precision::Fp32, |plan| Device::cpu(plan, 2, &[], Precision::Fp32).unwrap());
+    let off = farthest(&losses, &reference());
     assert!(off > 1e-4, "{off:e}");
 }
 

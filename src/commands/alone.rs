@@ -6,7 +6,7 @@
 //! ```
 use crate::commands::{gpu, kernels};
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
-use crate::device::{Device, Precision};
+use crate::device::{Cpu, Device, Precision};
 use crate::error::Result;
 use crate::launch::{cores, usable_cores};
 use crate::tensor::Plan;
@@ -49,9 +49,9 @@ impl Alone {
     pub fn name(&self) -> String {
         self.gpu.as_ref().map_or_else(cores::processor, |gpu| gpu.name.clone())
     }
-    /// Whether weights are kept in bf16 beside f32 on the host ([`Device::keep_halves`]): a GPU has its own copies.
-    pub fn keeps_halves(&self) -> bool {
-        self.gpu.is_none() && self.precision == Precision::Bf16
+    /// Begins the plan of what will lie in memory. A GPU keeps bf16 its own way.
+    pub fn plan(&self) -> Plan {
+        if self.gpu.is_some() { Plan::default() } else { Cpu::plan(self.precision) }
     }
 
     /// Takes the memory, which is counted first. What the model asks of a GPU beside its plan is `extent`.

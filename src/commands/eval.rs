@@ -15,7 +15,6 @@ use crate::data::{self, Data, Order, Reading, Share};
 use crate::device::Device;
 use crate::error::Result;
 use crate::model::{Decoder, Input, Schedule, Shape};
-use crate::tensor::Plan;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -153,7 +152,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let corpora = args.data.iter().map(|path| Evaluator::open(path, &reading, tokenizer, share, batches));
     let corpora = corpora.collect::<Result<Vec<_>>>()?;
 
-    let mut plan = Plan::default();
+    let mut plan = alone.plan();
     let model = Decoder::plan_inference(&mut plan, &config, Shape { micro_batch, seq }, 1);
     let dev = alone.open(&plan, &gpu::extent(&model, 1))?;
     // What pads the vocabulary belongs to no file, and fresh memory may hold anything.

@@ -11,10 +11,8 @@ use crate::commands::cli::GenerateArgs;
 use crate::commands::gpu;
 use crate::commands::{check_json, tell, write_json};
 use crate::device::cuda::Extent;
-use crate::device::halves_room;
 use crate::error::{Error, Result};
 use crate::model::{Config, Generator, Sampling};
-use crate::tensor::{Kind, Plan, Tensor};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -83,18 +81,17 @@ pub fn write(
     let prompt_len = tokens.len();
     let capacity = (prompt_len + max_tokens).min(config.context);
 
-    let (plan, mut generator, halves) = lay_out(&config, capacity, alone.keeps_halves())?;
+    let mut plan = alone.plan();
+    let mut generator = Generator::plan(&mut plan, &config, capacity)?;
     let extent = Extent { activations: generator.activations(), ..gpu::extent(generator.decoder(), 1) };
     let dev = alone.open(&plan, &extent)?;
 
     let (dev, tokenizer) = (&dev, &tokenizer);
     dev.install(move || {
-        let weights = generator.decoder().weights_range();
         // What pads the vocabulary belongs to no file, and fresh memory may hold anything.
-        dev.clear(std::iter::once(weights.clone()));
+        dev.clear(std::iter::once(generator.decoder().weights_range()));
         checkpoint::load_weights(dir, dev, generator.decoder().parameters())?;
         generator.decoder().prepare(dev);
-        halves.into_iter().for_each(|room| dev.keep_halves(weights.clone(), room));
         generator.feed(dev, &tokens)?;
         let started = Instant::now();
         let mut shown = 0;
@@ -121,15 +118,6 @@ pub fn write(
     })
 }
 
-/// Everything that will lie in memory; where `halves`, with room for the weights in bf16.
-fn lay_out(config: &Config, capacity: usize, halves: bool) -> Result<(Plan, Generator, Option<Tensor>)> {
-    let mut plan = Plan::default();
-    let generator = Generator::plan(&mut plan, config, capacity)?;
-    let room = halves_room(generator.decoder().weights_range().len());
-    let halves = halves.then(|| plan.vector(Kind::Workspace, room));
-    Ok((plan, generator, halves))
-}
-
 /// The configuration of the model in a Hugging Face directory.
 pub fn config_of(dir: &Path) -> Result<Config> {
     let file: PathBuf = dir.join("config.json");
@@ -146,21 +134,4 @@ pub fn open_tokenizer(file: &Path) -> Result<Tokenizer> {
     Tokenizer::from_file(file).map_err(|e| {
         Error::Input(format!("{}: expected a tokenizer.json (--tokenizer FILE names another), found: {e}", file.display()))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weights_kept_in_bf16_are_counted_two_bytes_each() {
-        let (_, config) = Config::presets().into_iter().find(|(name, _)| *name == "nano").unwrap();
-        let (without, generator, none) = lay_out(&config, 16, false).unwrap();
-        let (with, _, room) = lay_out(&config, 16, true).unwrap();
-        let weights = generator.decoder().weights_range().len();
-        assert!(none.is_none() && weights > 1_000_000);
-        let more = 4 * (with.len() - without.len());
-        assert!((2 * weights..2 * weights + 256).contains(&more), "{more} bytes for {weights} weights");
-        assert!(2 * room.unwrap().len() >= weights);
-    }
 }

@@ -225,7 +225,7 @@ impl Chosen {
             let fits = |micro_batch: usize| {
                 let mut smaller = run.clone();
                 smaller.batch.micro_batch = micro_batch;
-                let (plan, model, ..) = plan::lay_out(&smaller, launch.rank(), launch.size());
+                let (plan, model, ..) = plan::lay_out_on_gpu(&smaller, launch.rank(), launch.size());
                 needs(&plan, &model) <= free
             };
             let largest = largest_below(run.batch.micro_batch, fits);

@@ -6,7 +6,8 @@ use crate::checkpoint;
 use crate::comm::staging_elements;
 use crate::commands::cli::PlanArgs;
 use crate::commands::{tell, write_json};
-use crate::config::Run;
+use crate::config::{DeviceKind, Run};
+use crate::device::Cpu;
 use crate::error::Result;
 use crate::metrics::{memory, units};
 use crate::model::{Decoder, Shape};
@@ -20,11 +21,19 @@ use serde_json::json;
 /// arena and the rows below. MPI_Init takes 3 MiB of it, an open metrics.h5 1 MiB.
 const PROCESS: u64 = 10 << 20;
 
-/// Gives everything that `rank` of `ranks` holds its place, without taking memory.
+/// Gives everything that `rank` of `ranks` holds on its processor its place, without taking memory.
 pub fn lay_out(run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, Stage) {
+    lay_out_in(Cpu::plan(run.system.precision), run, rank, ranks)
+}
+
+/// The same on a GPU, which keeps bf16 its own way.
+pub fn lay_out_on_gpu(run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, Stage) {
+    lay_out_in(Plan::default(), run, rank, ranks)
+}
+
+fn lay_out_in(mut plan: Plan, run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, Stage) {
     let stage = if run.system.zero == 0 { Stage::Replicate } else { Stage::Optimizer };
     let shape = Shape { micro_batch: run.batch.micro_batch, seq: run.batch.seq_len };
-    let mut plan = Plan::default();
     let model = Decoder::plan(&mut plan, &run.model.config, shape, run.system.recompute, ranks);
     let o = &run.optim;
     let (weight_decay, decay_embeddings) = (o.weight_decay, o.decay_embeddings);
@@ -143,6 +152,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     run.validate_for(ranks)?;
     let config = &run.model.config;
     config.validate(run.batch.seq_len)?;
+    let lay_out = if run.system.device == DeviceKind::Cuda { lay_out_on_gpu } else { lay_out };
     let (plan, model, ..) = lay_out(&run, 0, ranks);
     let rows = memory_rows(&plan, &model, ranks, near, threads);
     let flops = config.flops_per_token(run.batch.seq_len);

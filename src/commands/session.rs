@@ -107,8 +107,9 @@ impl Session {
 
         launch::phase("laying out the model");
         let clock = Instant::now();
-        let (plan, model, optim, stage) = plan::lay_out(run, launch.rank(), launch.size());
         let gpu = gpu::choose(run, launch)?;
+        let lay_out = if gpu.is_some() { plan::lay_out_on_gpu } else { plan::lay_out };
+        let (plan, model, optim, stage) = lay_out(run, launch.rank(), launch.size());
         let had = resumed.as_ref().and_then(|(_, progress)| progress.attention.as_ref());
         let gpu = gpu.map(|gpu| gpu.with_attention(run, launch, &model, had)).transpose()?;
         let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&model)) };

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! elements  0 … front …… len                     the front may be memory that neighbours share; the rest is our own
-//! arena.op([outs…], [ins…], |[out…], [in…]| …)   bounds; outs disjoint from all else; no conflict with a loan
+//! arena.op([outs…], [ins…], |[out…], [in…]| …)   bounds; outs disjoint from all else; no conflict with a loan; no bf16
+//! arena.op_either(…)                             the same, for ops that are written for operands in f32 and in bf16
 //! arena.lend(range, access) -> Loan              a message or a file uses the range until the loan is dropped
 //! ```
+use super::copies::Copies;
 use super::cuda::Lent;
 use super::gate::{Gate, Loans};
 use super::memory::Memory;
+use super::values::{Values, ValuesMut};
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Copied, Tensor};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,6 +32,7 @@ pub struct Arena<T> {
     ahead: usize,
     rest: Memory,
     gate: Gate,
+    copies: Option<Copies>,
     elements: PhantomData<T>,
     busy: AtomicBool,
 }
@@ -66,7 +70,8 @@ impl<T> Arena<T> {
     pub fn new_in(front: Option<Memory>, len: usize) -> Result<Arena<T>> {
         let ahead = front.as_ref().map_or(0, |front| (front.bytes() / size_of::<T>()).min(len));
         let rest = Memory::private((len - ahead) * size_of::<T>())?;
-        Ok(Arena { front, ahead, rest, gate: Gate::new(len), elements: PhantomData, busy: AtomicBool::new(false) })
+        let (gate, busy) = (Gate::new(len), AtomicBool::new(false));
+        Ok(Arena { front, ahead, rest, gate, copies: None, elements: PhantomData, busy })
     }
 
     /// Runs one operation: `outs` may be written, `ins` read. Panics when an operand lies outside the arena, when an
@@ -78,14 +83,25 @@ impl<T> Arena<T> {
         f: impl FnOnce([&mut [T]; O], [&[T]; I]) -> R,
     ) -> R {
         self.gate.check(&outs, &ins);
+        self.written(&outs);
+        self.alone(|| {
+            // SAFETY: in bounds and disjoint, and loans conflict with none of them (the gate); no other operation is open.
+            let outs = outs.map(|t| unsafe { std::slice::from_raw_parts_mut(self.place(t), t.len()) });
+            // SAFETY: as above.
+            f(outs, ins.map(|t| unsafe { std::slice::from_raw_parts(self.place(t), t.len()) }))
+        })
+    }
+
+    fn written(&self, outs: &[Tensor]) {
+        if let Some(copies) = &self.copies {
+            copies.written(outs);
+        }
+    }
+
+    /// Runs `f` while no other operation is open.
+    fn alone<R>(&self, f: impl FnOnce() -> R) -> R {
         assert!(!self.busy.swap(true, Ordering::Acquire), "an operation may not start inside another");
-        // SAFETY: in bounds and disjoint, and loans conflict with none of them (the gate); no other operation is open (busy).
-        let r = unsafe {
-            f(
-                outs.map(|t| std::slice::from_raw_parts_mut(self.place(t), t.len())),
-                ins.map(|t| std::slice::from_raw_parts(self.place(t), t.len())),
-            )
-        };
+        let r = f();
         self.busy.store(false, Ordering::Release);
         r
     }
@@ -104,9 +120,53 @@ impl<T> Arena<T> {
 }
 
 impl Arena<f32> {
+    /// With the copies in bf16 that the plan has.
+    pub fn with_copies(self, copied: Option<&Copied>) -> Arena<f32> {
+        Arena { copies: copied.cloned().map(Copies::new), ..self }
+    }
+    /// Where the copy of `t` in bf16 lies, if it has one. An op that writes `t` may write it along.
+    pub fn copy_of(&self, t: Tensor) -> Option<Tensor> {
+        self.copies.as_ref()?.of(t)
+    }
+    /// A part of `t` that was written without its copy. The caller copies it before anyone reads.
+    pub fn take_stale(&self, t: Tensor) -> Option<Tensor> {
+        self.copies.as_ref()?.take_stale(t)
+    }
+
+    /// As [`Arena::op`]; operands may be in bf16.
+    pub fn op_either<const O: usize, const I: usize, R>(
+        &self,
+        outs: [Tensor; O],
+        ins: [Tensor; I],
+        f: impl FnOnce([ValuesMut; O], [Values; I]) -> R,
+    ) -> R {
+        self.gate.check_places(&outs, &ins);
+        self.written(&outs);
+        self.alone(|| {
+            // SAFETY: as in `op`; an element has room for two numbers in bf16, which may be any bits.
+            let outs = outs.map(|t| unsafe {
+                match t.half {
+                    false => ValuesMut::F32(std::slice::from_raw_parts_mut(self.place(t), t.len())),
+                    true => ValuesMut::Bf16(std::slice::from_raw_parts_mut(self.place(t).cast(), t.len())),
+                }
+            });
+            // SAFETY: as above.
+            let ins = ins.map(|t| unsafe {
+                match t.half {
+                    false => Values::F32(std::slice::from_raw_parts(self.place(t), t.len())),
+                    true => Values::Bf16(std::slice::from_raw_parts(self.place(t).cast(), t.len())),
+                }
+            });
+            f(outs, ins)
+        })
+    }
+
     /// Lends `t`. Panics when an open loan already conflicts with it.
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {
         let id = self.gate.lend(t, access);
+        if access == Access::Write {
+            self.written(&[t]);
+        }
         Loan { place: Place::Host(self.place(t)), len: t.len(), access, id, table: self.gate.loans.clone() }
     }
 }
@@ -161,7 +221,7 @@ mod tests {
     use super::*;
 
     fn row(at: usize, cols: usize) -> Tensor {
-        Tensor { at, rows: 1, cols }
+        Tensor { at, rows: 1, cols, half: false }
     }
 
     #[test]
@@ -174,6 +234,34 @@ mod tests {
     #[should_panic(expected = "outside the arena")]
     fn an_operand_lies_inside() {
         Arena::<f32>::new(8).unwrap().op([], [row(6, 3)], |_: [&mut [f32]; 0], _| ());
+    }
+
+    #[test]
+    #[should_panic(expected = "is in bf16, which this operation does not")]
+    fn an_op_for_f32_refuses_bf16() {
+        Arena::<f32>::new(8).unwrap().op([], [Tensor { half: true, ..row(0, 4) }], |_: [&mut [f32]; 0], _| ());
+    }
+
+    #[test]
+    fn operands_in_bf16_lie_where_the_plan_has_them() {
+        let arena = Arena::<f32>::new(8).unwrap();
+        let half = Tensor { half: true, ..row(2, 4) };
+        arena.op_either([half, row(4, 1)], [row(0, 2)], |[x, y], [z]| {
+            x.bf16().fill(half::bf16::ONE);
+            y.f32().fill(2.0);
+            assert_eq!(z.f32(), [0.0; 2]);
+        });
+        arena.op([], [row(0, 8)], |_: [&mut [f32]; 0], [all]| {
+            let two_ones = f32::from_bits(0x3f80_3f80);
+            assert_eq!(all, [0.0, 0.0, two_ones, two_ones, 2.0, 0.0, 0.0, 0.0]);
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "operands overlap")]
+    fn an_operand_in_bf16_keeps_to_its_place() {
+        let half = Tensor { half: true, ..row(2, 4) };
+        Arena::<f32>::new(8).unwrap().op_either([half], [row(3, 2)], |_, _| ());
     }
 
     #[test]

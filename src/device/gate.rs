@@ -18,8 +18,16 @@ impl Gate {
         Gate { len, loans: Arc::default() }
     }
 
-    /// Panics when an operand lies outside the arena, when an output overlaps another operand, when a loan forbids the access.
+    /// As [`Gate::check_places`], for an op that is not written for bf16: panics when an operand is.
     pub fn check(&self, outs: &[Tensor], ins: &[Tensor]) {
+        if let Some(t) = outs.iter().chain(ins).find(|t| t.half) {
+            panic!("{t:?} is in bf16, which this operation does not read or write");
+        }
+        self.check_places(outs, ins);
+    }
+
+    /// Panics when an operand lies outside the arena, when an output overlaps another operand, when a loan forbids the access.
+    pub fn check_places(&self, outs: &[Tensor], ins: &[Tensor]) {
         for (i, o) in outs.iter().enumerate() {
             if let Some(t) = outs[..i].iter().chain(ins).find(|t| t.meets(*o)) {
                 panic!("operands overlap: {o:?} is written and meets {t:?}");
@@ -41,6 +49,7 @@ impl Gate {
     /// Enters a loan, and returns its number. Panics when an open loan conflicts with it.
     pub fn lend(&self, t: Tensor, access: Access) -> u64 {
         assert!(t.end() <= self.len, "{t:?} lies outside the arena");
+        assert!(!t.half, "{t:?} is lent, but not in f32");
         let clash = |other: Access| other == Access::Write || access == Access::Write;
         let mut table = self.loans.lock().expect("loans");
         if let Some(&(_, lent, other)) = table.iter().find(|(_, lent, other)| clash(*other) && t.meets(*lent)) {

@@ -3,35 +3,35 @@
 //!
 //! | device | numbers | for |
 //! |---|---|---|
-//! | [`Cpu`] | f32, threads | training |
+//! | [`Cpu`] | f32, or bf16 beside it, threads | training |
 //! | [`Cuda`] | f32, or bf16 beside it, on a GPU | training |
 //! | [`Reference`] | f64, naive loops | tests: finite differences, and what every kernel is held against |
 //!
 //! The gate [`Arena::op`] checks bounds, that no output overlaps another operand, and that nothing lent to a message or
 //! a file ([`Arena::lend`]) is touched meanwhile. `unsafe` lives behind it.
 mod arena;
+mod copies;
 pub mod cuda;
 mod gate;
-mod halves;
 mod memory;
 mod ranges;
 mod stamp;
 mod tally;
 pub mod threads;
+mod values;
 pub use arena::{Access, Arena, Loan};
 pub use cuda::{Cuda, Kept};
-use halves::Halves;
 pub use memory::{Memory, make_real};
 pub use ranges::{Stretch, range};
 pub use stamp::Stamp;
 pub use tally::{Note, Part, Row, Tally};
 use threads::Threads;
+pub use values::{Values, ValuesMut};
 
 use crate::error::Result;
 use crate::tensor::{Plan, Tensor};
 use half::bf16;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 /// What the operands of a matrix product are rounded to. Sums, norms, softmax and loss are f32 in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,24 +62,18 @@ pub enum Device {
     Reference(Reference),
 }
 
-/// f32 in host memory; ops run on the threads that [`Device::install`] brings.
+/// f32 in host memory, operands of products also bf16; ops run on the threads that [`Device::install`] brings.
 pub struct Cpu {
     pub arena: Arena<f32>,
     pub precision: Precision,
     pub tally: Tally,
     threads: Threads,
-    halves: OnceLock<Halves>,
-}
-
-/// Elements to be planned for [`Device::keep_halves`] of so many weights.
-pub fn halves_room(weights: usize) -> usize {
-    Halves::room(weights)
 }
 
 impl Cpu {
-    /// `t` in bf16, if [`Device::keep_halves`] has kept it.
-    pub fn halves(&self, t: Tensor) -> Option<&[bf16]> {
-        self.halves.get()?.get(t)
+    /// Begins the plan of what the device will hold: with bf16, in bf16 what is read by products alone.
+    pub fn plan(precision: Precision) -> Plan {
+        Plan::with_halves(precision == Precision::Bf16)
     }
 }
 
@@ -98,8 +92,8 @@ impl Device {
     /// The same, with the plan's first tensors in memory that is there already: as many as it holds.
     pub fn cpu_in(front: Option<Memory>, plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
         assert_ne!(precision, Precision::Tf32, "only GPUs multiply in tf32");
-        let (arena, threads) = (Arena::new_in(front, plan.len())?, Threads::new(threads, cores)?);
-        Ok(Device::Cpu(Cpu { arena, precision, tally: Tally::default(), threads, halves: OnceLock::new() }))
+        let arena = Arena::new_in(front, plan.len())?.with_copies(plan.copied());
+        Ok(Device::Cpu(Cpu { arena, precision, tally: Tally::default(), threads: Threads::new(threads, cores)? }))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {
         Ok(Device::Reference(Reference { arena: Arena::new(plan.len())? }))
@@ -134,15 +128,24 @@ impl Device {
     /// A copy of `t`, as f32.
     pub fn read(&self, t: Tensor) -> Vec<f32> {
         match self {
-            Device::Cpu(d) => d.arena.op([], [t], |[], [t]| t.to_vec()),
+            Device::Cpu(d) => d.arena.op_either([], [t], |[], [t]| match t {
+                Values::F32(t) => t.to_vec(),
+                Values::Bf16(t) => t.iter().map(|x| x.to_f32()).collect(),
+            }),
             Device::Cuda(d) => d.read(t),
             Device::Reference(d) => d.arena.op([], [t], |[], [t]| t.iter().map(|&v| v as f32).collect()),
         }
     }
-    /// Writes `values` into `t`. Panics when the lengths differ.
+    /// Writes `values` into `t`, rounded where it is in bf16. Panics when the lengths differ.
     pub fn write(&self, t: Tensor, values: &[f32]) {
         match self {
-            Device::Cpu(d) => d.arena.op([t], [], |[t], []| t.copy_from_slice(values)),
+            Device::Cpu(d) => d.arena.op_either([t], [], |[t], []| match t {
+                ValuesMut::F32(t) => t.copy_from_slice(values),
+                ValuesMut::Bf16(t) => {
+                    assert_eq!(t.len(), values.len(), "write: lengths");
+                    t.iter_mut().zip(values).for_each(|(t, v)| *t = bf16::from_f32(*v));
+                }
+            }),
             Device::Cuda(d) => d.write(t, values),
             Device::Reference(d) => d.arena.op([t], [], |[t], []| {
                 assert_eq!(t.len(), values.len(), "write: lengths");
@@ -184,13 +187,6 @@ impl Device {
     pub fn begin_after(&self, steps: u64) {
         if let Device::Cuda(d) = self {
             d.begin_after(steps);
-        }
-    }
-    /// Keeps these elements, weights that nobody will write again, in bf16 as well, for products of few rows: in planned `room` for
-    /// as many elements as [`halves_room`] says.
-    pub fn keep_halves(&self, weights: Range<usize>, room: Tensor) {
-        if let Device::Cpu(d) = self {
-            d.halves.get_or_init(|| Halves::of(&d.arena, weights, room));
         }
     }
     /// Zeros where fresh memory is none.

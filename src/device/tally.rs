@@ -77,7 +77,7 @@ impl Tally {
 }
 
 fn bytes(moved: &[Tensor]) -> usize {
-    size_of::<f32>() * moved.iter().map(|t| t.len()).sum::<usize>()
+    size_of::<f32>() * moved.iter().map(|t| t.elements()).sum::<usize>()
 }
 
 impl Drop for Note<'_> {
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn notes_add_up_by_part_and_name_and_only_while_it_runs() {
         let tally = Tally::default();
-        let x = Tensor { at: 0, rows: 2, cols: 5 };
+        let x = Tensor { at: 0, rows: 2, cols: 5, half: false };
         assert!(tally.note("scale", 1, &[x]).is_none() && tally.part("head").is_none());
         tally.start();
         drop(tally.note("scale", 3, &[x, x]));

@@ -86,7 +86,7 @@ impl Cache {
     }
 }
 
-/// What the forward leaves for the backward.
+/// What the forward leaves for the backward. n1, n2 and act are read by products alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved {
     pub n1: Tensor,
@@ -106,20 +106,21 @@ pub struct Saved {
 
 impl Saved {
     pub fn plan(p: &mut Plan, c: &Config, rows: usize) -> Saved {
-        let mut matrix = |cols| p.matrix(Kind::Activations, rows, cols);
+        let matrix = |p: &mut Plan, cols| p.matrix(Kind::Activations, rows, cols);
+        let operand = |p: &mut Plan, cols| p.operand(Kind::Activations, rows, cols);
         let qkv = c.heads(1).width();
         Saved {
-            n1: matrix(c.width),
-            n1_stats: matrix(2),
-            qkv: matrix(qkv),
-            raw: c.qk_norm.then(|| [matrix(qkv), matrix(c.heads + c.kv_heads)]),
-            att: matrix(c.heads * c.head_dim),
-            lse: matrix(c.heads),
-            m: matrix(c.width),
-            n2: matrix(c.width),
-            n2_stats: matrix(2),
-            up: matrix(c.up_rows()),
-            act: matrix(c.hidden),
+            n1: operand(p, c.width),
+            n1_stats: matrix(p, 2),
+            qkv: matrix(p, qkv),
+            raw: c.qk_norm.then(|| [matrix(p, qkv), matrix(p, c.heads + c.kv_heads)]),
+            att: matrix(p, c.heads * c.head_dim),
+            lse: matrix(p, c.heads),
+            m: matrix(p, c.width),
+            n2: operand(p, c.width),
+            n2_stats: matrix(p, 2),
+            up: matrix(p, c.up_rows()),
+            act: operand(p, c.hidden),
         }
     }
 

@@ -94,6 +94,9 @@ impl Decoder {
         let weights = Layout::plan(p, Kind::Parameters, c, ranks);
         let grads = training.map(|_| Layout::plan(p, Kind::Gradients, c, ranks));
         let groups = weights.groups(grads.as_ref());
+        // What products read: all but a table of tokens that is no head.
+        let read = groups[usize::from(!c.tied)].weights.start..groups[c.layers + 1].weights.end;
+        p.copy(Kind::Parameters, read);
         let (places, parameters) = layout::parameters(c, Some((&weights, grads.as_ref()))).into_iter().unzip();
 
         let wiring = Wiring::plan(p, c, shape.seq);
@@ -101,7 +104,7 @@ impl Decoder {
         let sets = if training == Some(Recompute::None) { c.layers } else { 1 };
         let x = (0..inputs).map(|_| p.matrix(Kind::Activations, rows, c.width)).collect();
         let saved: Vec<Saved> = (0..sets).map(|_| Saved::plan(p, c, rows)).collect();
-        let normed = p.matrix(Kind::Activations, rows, c.width);
+        let normed = p.operand(Kind::Activations, rows, c.width);
         let stats = p.matrix(Kind::Activations, rows, 2);
         let training = grads.map(|grads| Training {
             grads,

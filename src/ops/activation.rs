@@ -8,7 +8,7 @@
 //!         dup = dy gate σ                  dgate = dy up σ (1 + gate (1 − σ))
 //! ```
 //! y (n, F); x (n, F), for SwiGlu (n, 2F).
-use super::rows::{PIECE, Shared, or_empty, per_task, pieces, sums_over_rows};
+use super::rows::{PIECE, Shared, fill_rows, or_empty, per_task, sums_over_rows};
 use super::simd::{add_to, sigmoid, wide};
 use crate::device::cuda::Grid;
 use crate::device::{Device, threads};
@@ -28,20 +28,22 @@ impl Activation {
     }
 }
 
-/// y = f(x).
+/// y = f(x). y may be in bf16 on the CPU.
 pub fn forward(dev: &Device, kind: Activation, y: Tensor, x: Tensor) {
     assert_eq!((x.rows, x.cols), (y.rows, kind.inputs() * y.cols), "{kind:?}: x {x:?} for y {y:?}");
     let f = y.cols;
     let _at = dev.tally("activation forward", 0, &[y, x]);
     match dev {
-        Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| match kind {
-            Activation::Gelu => pieces([(y, PIECE)], [(x, PIECE)], |_, [y], [x]| gelu(y, x)),
-            Activation::Relu => pieces([(y, PIECE)], [(x, PIECE)], |_, [y], [x]| relu(y, x)),
-            Activation::SwiGlu => {
-                let step = per_task(f);
-                pieces([(y, step * f)], [(x, step * 2 * f)], |_, [y], [x]| {
-                    y.chunks_exact_mut(f).zip(x.chunks_exact(2 * f)).for_each(|(y, x)| swiglu(y, &x[..f], &x[f..]));
-                });
+        Device::Cpu(d) => d.arena.op_either([y], [x], |[y], [x]| {
+            let x = x.f32();
+            let of = |first: usize, n: usize| &x[first..][..n];
+            match kind {
+                Activation::Gelu => fill_rows(y, PIECE, |r, cols, y| gelu(y, of(r * PIECE + cols.start, y.len()))),
+                Activation::Relu => fill_rows(y, PIECE, |r, cols, y| relu(y, of(r * PIECE + cols.start, y.len()))),
+                Activation::SwiGlu => fill_rows(y, f, |r, cols, y| {
+                    let (up, gate) = (r * 2 * f + cols.start, r * 2 * f + f + cols.start);
+                    swiglu(y, of(up, y.len()), of(gate, y.len()));
+                }),
             }
         }),
         Device::Cuda(d) => {

@@ -6,9 +6,9 @@
 //! v ← β₂ v + (1 − β₂) g²              v̂ = v / (1 − β₂ᵗ)
 //! w ← w − lr (m̂ / (√v̂ + ε) + decay w)
 //! ```
-//! The factors of a step are computed in f64; the decay is applied as w (1 − lr decay) first, as PyTorch does.
-use super::rows::{PIECE, pieces};
-use super::simd::wide;
+//! A copy of w in bf16, where the plan has one, is written along. The factors of a step are computed in f64; the decay is applied as w (1 − lr decay) first, as PyTorch does.
+use super::rows::{PIECE, Shared, or_empty, pieces};
+use super::simd::{halve, wide};
 use super::verdict::Verdict;
 use crate::device::Device;
 use crate::device::cuda::{Grid, float};
@@ -31,15 +31,23 @@ pub struct Step {
 pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f32, step: &Step) {
     assert!([m, v, g].iter().all(|t| t.len() == w.len()), "adamw: w {w:?}, m {m:?}, v {v:?}, g {g:?}");
     assert!(step.t > 0, "adamw: steps count from 1");
-    let _at = dev.tally("adamw", 0, &[w, w, m, m, v, v, g]);
+    let copy = if let Device::Cpu(d) = dev { d.arena.copy_of(w) } else { None };
+    let _at = dev.tally("adamw", 0, &[w, w, m, m, v, v, g, or_empty(copy)]);
     if step.verdict == Verdict::Skip {
         return;
     }
     match dev {
-        Device::Cpu(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| {
+        Device::Cpu(d) => d.arena.op_either([w, m, v, or_empty(copy)], [g], |[w, m, v, copy], [g]| {
             let (factors, scale) = (Factors::new(step, decay), step.verdict.scale());
-            let outs = [(w, PIECE), (m, PIECE), (v, PIECE)];
-            pieces(outs, [(g, PIECE)], |_, [w, m, v], [g]| piece(w, m, v, g, scale, factors));
+            let outs = [w, m, v].map(|x| (x.f32(), PIECE));
+            let copy = if copy.is_empty() { None } else { Some(Shared::new(copy.bf16())) };
+            pieces(outs, [(g.f32(), PIECE)], |i, [w, m, v], [g]| {
+                piece(w, m, v, g, scale, factors);
+                if let Some(copy) = &copy {
+                    // SAFETY: the piece of w, which is this task's alone.
+                    halve(unsafe { copy.piece(i * PIECE, w.len()) }, w);
+                }
+            });
         }),
         Device::Cuda(d) => {
             let ([at, m, v], [g]) = d.op([w, m, v], [g]);

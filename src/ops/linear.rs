@@ -6,12 +6,13 @@
 //! dW += dyᵀ x
 //! db += Σ_rows dy
 //! ```
-//! On a GPU the bias is added, and its gradient summed up, within a product, where cuBLASLt has an algorithm for that.
+//! On the CPU x may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its gradient summed up, within a product, where cuBLASLt has an
+//! algorithm for that.
 use super::gemm::{self, Into, Layout};
-use super::rows::{column_sums, or_empty};
-use super::simd::add_to;
-use crate::device::Device;
+use super::rows::{PIECE, column_sums, or_empty, pieces};
+use super::simd::{add_to, halve};
 use crate::device::cuda::{Cuda, Finish, Grid, Operand, Product, STRIPS};
+use crate::device::{Device, ValuesMut};
 use crate::tensor::Tensor;
 
 /// y = x Wᵀ + b (+ residual).
@@ -19,10 +20,12 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
     let (n, c, o) = shape(y, x, w);
     assert!(b.is_none_or(|b| b.len() == o), "linear: bias {b:?} of {o} outputs");
     assert!(residual.is_none_or(|r| (r.rows, r.cols) == (n, o)), "linear: residual {residual:?} beside {y:?}");
+    let w = as_read(dev, w);
     let operands = [x, w, or_empty(b), or_empty(residual)];
     let _at = dev.tally("linear forward", 2 * n * c * o, &[y, x, w, operands[2], operands[3]]);
     match dev {
-        Device::Cpu(d) => d.arena.op([y], operands, |[y], [x, w_at, b, residual]| {
+        Device::Cpu(d) => d.arena.op_either([y], operands, |[y], [x, w, b, residual]| {
+            let (y, b, residual) = (y.f32(), b.f32(), residual.f32());
             let finish = |row: usize, col: usize, y: &mut [f32]| {
                 if !b.is_empty() {
                     add_to(y, &b[col..][..y.len()]);
@@ -31,10 +34,7 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
                     add_to(y, &residual[row * o + col..][..y.len()]);
                 }
             };
-            let halves = d.halves(w).is_some_and(|w| gemm::finished_halves([n, o, c], (y, o), (x, c), w, finish));
-            if !halves {
-                gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w_at, c), finish);
-            }
+            gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish);
         }),
         Device::Cuda(d) => {
             let ([y_at], [x_at, w_at, bias, residual]) = d.op([y], operands);
@@ -58,11 +58,12 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
     assert_eq!((dx.rows, dx.cols), (n, c), "linear: dx {dx:?} of x {x:?}");
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
     assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
-    let outs = [dx, dw, or_empty(db)];
+    let (w, outs) = (as_read(dev, w), [dx, dw, or_empty(db)]);
     // what each of the three passes reads and writes; on a GPU the first is not one of its own
     let (for_db, for_dx, for_dw) = ([outs[2], outs[2], dy], [dx, dy, w], [dw, dw, dy, x]);
     match dev {
-        Device::Cpu(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
+        Device::Cpu(d) => d.arena.op_either(outs, [dy, x, w], |outs, [dy, x, w]| {
+            let ([dx, dw, db], dy) = (outs.map(ValuesMut::f32), dy.f32());
             if !db.is_empty() {
                 let _at = dev.tally("linear db", 0, &for_db);
                 column_sums(db, n, |rows, columns, sums| {
@@ -71,10 +72,10 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
             }
             {
                 let _at = dev.tally("linear dx", 2 * n * c * o, &for_dx);
-                gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+                gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy.into(), o), (w, c));
             }
             let _at = dev.tally("linear dW", 2 * n * c * o, &for_dw);
-            gemm::product(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
+            gemm::product(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy.into(), o), (x, c));
         }),
         Device::Cuda(d) => {
             let ([dx_at, dw_at, db_at], [dy_at, x_at, w_at]) = d.op(outs, [dy, x, w]);
@@ -120,6 +121,21 @@ pub(super) fn to_parameters(d: &Cuda, dw: Operand, db: u64, dy: Operand, x: Oper
     };
     let grid = Grid::new([o.div_ceil(32), 1, 1], [32, 8, 1]);
     d.launch("column_reduce", grid, &[db, 0, partials, strips as u64, o as u64]);
+}
+
+/// A weight as products read it: on the CPU its copy in bf16, where the plan has one. What was written since without its copy (a
+/// checkpoint, a message) is copied first; AdamW has written both.
+fn as_read(dev: &Device, w: Tensor) -> Tensor {
+    let Device::Cpu(d) = dev else { return w };
+    let Some(copy) = d.arena.copy_of(w) else { return w };
+    while let Some(part) = d.arena.take_stale(w) {
+        let to = d.arena.copy_of(part).expect("a part of what is copied");
+        let _at = dev.tally("weights to bf16", 0, &[to, part]);
+        d.arena.op_either([to], [part], |[to], [part]| {
+            pieces([(to.bf16(), PIECE)], [(part.f32(), PIECE)], |_, [to], [part]| halve(to, part));
+        });
+    }
+    copy
 }
 
 /// (rows, inputs, outputs).

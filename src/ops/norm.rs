@@ -10,10 +10,10 @@
 //! ```
 //! x, y (n, C); γ, β (1, C); stats (n, 2) keeps (mean, r), the mean of Rms being 0. dx is added to, because the gradient
 //! of the residual stream, which skips the norm, already lies there.
-use super::rows::{Shared, or_empty, per_task, pieces, sums_over_rows};
+use super::rows::{Shared, fill_rows, or_empty, sums_over_rows};
 use super::simd::{add_to, sum, wide};
-use crate::device::Device;
 use crate::device::cuda::{BLOCKS, Grid, float};
+use crate::device::{Device, Values};
 use crate::tensor::Tensor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Norm {
     Rms,
 }
 
-/// y = norm(x). β for [`Norm::Layer`] only, and there too it may be absent.
+/// y = norm(x). β for [`Norm::Layer`] only, and there too it may be absent. y may be in bf16 on the CPU.
 pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: Tensor, gamma: Tensor, beta: Option<Tensor>) {
     let c = x.cols;
     assert_eq!((y.rows, y.cols), (x.rows, c), "norm: y {y:?} of x {x:?}");
@@ -30,11 +30,17 @@ pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: 
     let ins = [x, gamma, or_empty(beta)];
     let _at = dev.tally("norm forward", 0, &[y, stats, x, gamma, or_empty(beta)]);
     match dev {
-        Device::Cpu(d) => d.arena.op([y, stats], ins, |[y, stats], [x, gamma, beta]| {
-            let step = per_task(c);
-            pieces([(y, step * c), (stats, step * 2)], [(x, step * c)], |_, [y, stats], [x]| {
-                let rows = y.chunks_exact_mut(c).zip(stats.as_chunks_mut::<2>().0).zip(x.chunks_exact(c));
-                rows.for_each(|((y, stats), x)| *stats = row_forward(kind, eps, y, x, gamma, beta));
+        Device::Cpu(d) => d.arena.op_either([y, stats], ins, |[y, stats], ins| {
+            let ([x, gamma, beta], stats) = (ins.map(Values::f32), Shared::new(stats.f32()));
+            fill_rows(y, c, |r, cols, y| {
+                let x = &x[r * c..][..c];
+                // SAFETY: the row is this task's alone.
+                let stats = unsafe { stats.piece(2 * r, 2) };
+                if cols.start == 0 {
+                    stats.copy_from_slice(&row_stats(kind, eps, x));
+                }
+                let beta = if beta.is_empty() { beta } else { &beta[cols.clone()] };
+                row_forward(y, &x[cols.clone()], [stats[0], stats[1]], &gamma[cols], beta);
             });
         }),
         Device::Cuda(d) => {
@@ -108,12 +114,16 @@ fn check(kind: Norm, stats: Tensor, x: Tensor, gamma: Tensor, beta: Option<Tenso
 }
 
 wide! {
-    fn row_forward(kind: Norm, eps: f32, y: &mut [f32], x: &[f32], gamma: &[f32], beta: &[f32]) -> [f32; 2] {
+    fn row_stats(kind: Norm, eps: f32, x: &[f32]) -> [f32; 2] {
         let c = x.len();
-        let (y, gamma) = (&mut y[..c], &gamma[..c]);
         let mean = if kind == Norm::Layer { sum(c, |i| x[i]) / c as f32 } else { 0.0 };
         let variance = sum(c, |i| (x[i] - mean) * (x[i] - mean)) / c as f32;
-        let scale = 1.0 / (variance + eps).sqrt();
+        [mean, 1.0 / (variance + eps).sqrt()]
+    }
+
+    fn row_forward(y: &mut [f32], x: &[f32], stats: [f32; 2], gamma: &[f32], beta: &[f32]) {
+        let (c, [mean, scale]) = (x.len(), stats);
+        let (y, gamma) = (&mut y[..c], &gamma[..c]);
         if beta.is_empty() {
             for i in 0..c {
                 y[i] = gamma[i] * ((x[i] - mean) * scale);
@@ -124,7 +134,6 @@ wide! {
                 y[i] = gamma[i].mul_add((x[i] - mean) * scale, beta[i]);
             }
         }
-        [mean, scale]
     }
 
     fn row_backward(kind: Norm, dx: &mut [f32], dy: &[f32], x: &[f32], stats: [f32; 2], gamma: &[f32]) {

@@ -1,9 +1,10 @@
 //! How the ops share their work among threads: pieces of fixed size, whatever the number of threads, so that no sum
 //! depends on it.
-use super::simd::add_to;
-use crate::device::threads;
+use super::simd::{add_to, halve};
+use crate::device::{ValuesMut, threads};
 use crate::tensor::Tensor;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Elements that one task of an elementwise op takes. Structural for [`super::elementwise::square_sum`], whose partial
 /// sums it bounds; as a size it is a compromise of cache and start-up cost of a task.
@@ -16,10 +17,10 @@ pub fn per_task(cols: usize) -> usize {
 
 /// f(i, the i-th piece of each output, the i-th piece of each input), on all threads: an operand stands beside the length
 /// of its pieces, of which all have equally many; an empty one is empty in each.
-pub fn pieces<const O: usize, const I: usize>(
-    outs: [(&mut [f32], usize); O],
+pub fn pieces<T: Send, const O: usize, const I: usize>(
+    outs: [(&mut [T], usize); O],
     ins: [(&[f32], usize); I],
-    f: impl Fn(usize, [&mut [f32]; O], [&[f32]; I]) + Sync,
+    f: impl Fn(usize, [&mut [T]; O], [&[f32]; I]) + Sync,
 ) {
     let count = |(len, step): (usize, usize)| if len == 0 { 0 } else { len.div_ceil(step) };
     let outs = outs.map(|(x, step)| (x.len(), step, Shared::new(x)));
@@ -35,6 +36,30 @@ pub fn pieces<const O: usize, const I: usize>(
         });
         f(i, outs, ins.map(|(x, step)| &x[part(x.len(), step, i)]));
     });
+}
+
+/// Structural: numbers that are computed in f32 before they are rounded; they lie on the stack, in the first-level cache.
+const PART: usize = 1024;
+
+/// Fills rows of `c` numbers, of which the last may be shorter, on all threads: `f(row, columns, part)` writes the numbers of these
+/// columns, which follow one another from the row's first to its last. In bf16 a part is rounded when it is complete.
+pub fn fill_rows(y: ValuesMut, c: usize, f: impl Fn(usize, Range<usize>, &mut [f32]) + Sync) {
+    let step = per_task(c);
+    match y {
+        ValuesMut::F32(y) => pieces([(y, step * c)], [], |i, [y], []| {
+            y.chunks_mut(c).enumerate().for_each(|(r, y)| f(i * step + r, 0..y.len(), y));
+        }),
+        ValuesMut::Bf16(y) => pieces([(y, step * c)], [], |i, [y], []| {
+            let mut part = [0f32; PART];
+            for (r, y) in y.chunks_mut(c).enumerate() {
+                for (p, y) in y.chunks_mut(PART).enumerate() {
+                    let part = &mut part[..y.len()];
+                    f(i * step + r, p * PART..p * PART + y.len(), part);
+                    halve(y, part);
+                }
+            }
+        }),
+    }
 }
 
 thread_local! {
@@ -98,7 +123,7 @@ pub fn sums_over_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: impl F
 
 /// An optional operand for the gate: absent, it is an empty tensor, and its slice is empty.
 pub fn or_empty(t: Option<Tensor>) -> Tensor {
-    t.unwrap_or(Tensor { at: 0, rows: 0, cols: 0 })
+    t.unwrap_or(Tensor { at: 0, rows: 0, cols: 0, half: false })
 }
 
 /// Rows whose column sums are kept in one f32 accumulator before they join the total: sums of many rows lose fewer bits.
@@ -106,7 +131,7 @@ const BLOCK: usize = 32;
 
 /// out[c] += Σ_rows f: the caller's `f(rows, columns, sums)` adds a block of rows to the sums of some columns. Each
 /// column is summed by one task in the order of the rows.
-pub fn column_sums(out: &mut [f32], rows: usize, f: impl Fn(std::ops::Range<usize>, std::ops::Range<usize>, &mut [f32]) + Sync) {
+pub fn column_sums(out: &mut [f32], rows: usize, f: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync) {
     /// Columns a task takes at a time: whole cache lines, and accumulators that stay in the first-level cache.
     const WIDTH: usize = 128;
     pieces([(out, WIDTH)], [], |i, [out], []| {

@@ -7,6 +7,7 @@
 //! ```
 //! [`exp`] is branch-free: Cody–Waite reduction by n·ln 2 and a polynomial of degree 6, so that loops over it vectorise.
 
+use half::bf16;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Structural: accumulators of a sum; one vector of AVX-512, two of AVX2. A change changes the last bits of results.
@@ -222,6 +223,22 @@ pub fn round_bf16(x: f32) -> f32 {
     if x.is_nan() { x } else { f32::from_bits(rounded) }
 }
 
+/// x rounded to bf16, as it is stored. Not a number stays one, whose payload may lie in the bits that are dropped.
+#[inline(always)]
+pub fn to_bf16(x: f32) -> bf16 {
+    let quiet = if x.is_nan() { 0x0040_0000 } else { 0 };
+    bf16::from_bits(((round_bf16(x).to_bits() | quiet) >> 16) as u16)
+}
+
+wide! {
+    /// y = x rounded to bf16, as far as y reaches.
+    pub fn halve(y: &mut [bf16], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = to_bf16(*x);
+        }
+    }
+}
+
 /// Asks for the cache line at `p`, wherever that points: a hint, which reads nothing.
 #[inline(always)]
 pub fn fetch<T>(p: *const T) {
@@ -329,9 +346,11 @@ mod tests {
         for i in 0..200_000u32 {
             let x = f32::from_bits(i.wrapping_mul(2_654_435_761));
             if !x.is_nan() {
-                assert_eq!(round_bf16(x).to_bits(), half::bf16::from_f32(x).to_f32().to_bits(), "{x:e}");
+                assert_eq!(round_bf16(x).to_bits(), bf16::from_f32(x).to_f32().to_bits(), "{x:e}");
+                assert_eq!(to_bf16(x).to_bits(), bf16::from_f32(x).to_bits(), "{x:e}");
             }
         }
         assert!(round_bf16(f32::NAN).is_nan());
+        assert!(to_bf16(f32::from_bits(0x7f80_0001)).is_nan() && to_bf16(f32::from_bits(0xff80_0001)).is_nan());
     }
 }

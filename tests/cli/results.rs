@@ -88,9 +88,10 @@ fn a_run_for_machines_and_for_people() {
 #[test]
 fn a_plan_is_what_the_run_then_says() {
     let scene = Scene::new();
-    for (n, zero, recompute) in [(1, 0, "none"), (2, 1, "block")] {
+    for (n, zero, recompute, precision) in [(1, 0, "none", "fp32"), (2, 1, "block", "bf16")] {
         let out = format!("run-{n}");
-        let options = format!("{} --steps 1 --zero {zero} --recompute {recompute}", scene.options(&out));
+        let more = format!("--zero {zero} --recompute {recompute} --precision {precision}");
+        let options = format!("{} --steps 1 {more}", scene.options(&out));
         let file = scene.path(&format!("{out}.json"));
         let plan = alone(&format!("plan {options} --ranks {n} --json {file}")).done();
         assert!(!scene.run(&out).0.exists(), "a plan writes nothing");
@@ -111,7 +112,7 @@ fn a_plan_is_what_the_run_then_says() {
         assert!(json["flops_per_step"].as_f64().unwrap() >= 6.0 * 128.0 * 0.8 * parameters as f64);
         // Optimizer state is divided by ZeRO-1, give or take the padding.
         let of = |kind: &str| json["memory_bytes_per_rank"][kind].as_f64().unwrap();
-        let share = of("optimizer") / of("parameters");
+        let share = of("optimizer") / of("gradients");
         assert!((share - 2.0 / if zero == 1 { n as f64 } else { 1.0 }).abs() < 0.05, "{share}");
         // A checkpoint is as long as planned, within its small files and headers.
         let written = scene.run(&out).contents().into_iter().filter(|(p, _)| p.extension().is_some_and(|e| e == "safetensors"));

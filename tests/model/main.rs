@@ -4,6 +4,7 @@ mod config;
 mod generate;
 mod golden;
 mod gradient;
+mod halves;
 mod layout;
 mod schedule;
 mod tally;

@@ -302,3 +302,39 @@ fn of_qk_norm() {
         });
     }
 }
+
+/// What is stored in bf16 is what f32 storage would be rounded to, also rows longer than the parts that are rounded at once,
+/// and what is not a number.
+#[test]
+fn of_outputs_in_bf16() {
+    use half::bf16;
+    use llm_train::tensor::{Kind, Plan};
+    for (n, c) in [(1, 2), (5, 34), (3, 2050), (70, 256)] {
+        let mut plan = Plan::with_halves(true);
+        let mut m = |rows, cols| plan.matrix(Kind::Activations, rows, cols);
+        let (x, two, gamma, beta, stats, y) = (m(n, c), m(n, 2 * c), m(1, c), m(1, c), m(n, 2), m(n, c));
+        let half = plan.operand(Kind::Activations, n, c);
+        let dev = Device::cpu(&plan, 2, &[], Precision::Bf16).unwrap();
+        let mut numbers = Numbers::new((n * c) as u64);
+        for t in [x, two, gamma, beta] {
+            let mut values: Vec<f32> = (0..t.len()).map(|_| 3.0 * numbers.real()).collect();
+            if t.rows == 5 {
+                values[t.len() / 2] = f32::NAN;
+            }
+            dev.write(t, &values);
+        }
+        let same = |what: &str, op: &(dyn Fn(Tensor) + Sync)| {
+            dev.install(|| [y, half].iter().for_each(|y| op(*y)));
+            let (whole, half) = (dev.read(y), dev.read(half));
+            let rounded = whole.iter().map(|x| bf16::from_f32(*x).to_f32().to_bits());
+            assert!(rounded.eq(half.iter().map(|x| x.to_bits())), "{what} {n} × {c}");
+            assert!(whole.iter().any(|x| *x != 0.0) && (n == 5) == whole.iter().any(|x| x.is_nan()), "{what} {n} × {c}");
+        };
+        same("layer norm", &|y| norm::forward(&dev, Norm::Layer, 1e-5, y, stats, x, gamma, Some(beta)));
+        same("rms norm", &|y| norm::forward(&dev, Norm::Rms, 1e-5, y, stats, x, gamma, None));
+        for kind in [Activation::Gelu, Activation::Relu, Activation::SwiGlu] {
+            let x = if kind == Activation::SwiGlu { two } else { x };
+            same(&format!("{kind:?}"), &|y| activation::forward(&dev, kind, y, x));
+        }
+    }
+}

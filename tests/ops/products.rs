@@ -1,9 +1,12 @@
-//! Matrix products: all kernels that the processor has, all layouts, strides, both precisions; bf16 against the f64 product of the rounded operands.
+//! Matrix products: all kernels that the processor has, all layouts, strides, both precisions, operands stored in either; bf16 against the f64 product of the rounded operands.
 use crate::bench::Numbers;
 use crate::emulated;
 use half::bf16;
-use llm_train::device::Precision;
 use llm_train::device::threads::Threads;
+use llm_train::device::{
+    Precision,
+    Values::{Bf16, F32},
+};
 use llm_train::ops::gemm::{self, Into, Kernel, Layout};
 
 const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
@@ -33,9 +36,20 @@ fn hold(kernel: &Kernel, precision: Precision, layout: Layout, size: [usize; 3],
     let (dense_a, dense_b) = (dense(&a, shape_a, lda, precision), dense(&b, shape_b, ldb, precision));
     gemm::reference(layout, size, into, &mut exact, &dense_a, &dense_b);
     let twice = |_, _, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
-    gemm::with(kernel, precision, layout, size, into, (&mut c, ldc), (&a, lda), (&b, ldb), twice);
+    let what = format!("{} {precision:?} {layout:?} {size:?} {into:?} gap {gap}", kernel.name);
+    let before = c.clone();
+    gemm::with(kernel, precision, layout, size, into, (&mut c, ldc), (F32(&a), lda), (F32(&b), ldb), twice);
+    if precision == Precision::Bf16 {
+        // rounded beforehand in place of on the way: the same bits
+        let [half_a, half_b] = [&a, &b].map(|x| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
+        for (a, b) in [(Bf16(&half_a), F32(&b)), (F32(&a), Bf16(&half_b)), (Bf16(&half_a), Bf16(&half_b))] {
+            let mut again = before.clone();
+            gemm::with(kernel, precision, layout, size, into, (&mut again, ldc), (a, lda), (b, ldb), twice);
+            let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+            assert!(c.iter().zip(&again).all(same), "{what}: operands in bf16 give another product");
+        }
+    }
     for (i, c) in c.iter().enumerate() {
-        let what = format!("{} {precision:?} {layout:?} {size:?} {into:?} gap {gap}", kernel.name);
         if i % ldc >= n {
             assert!(c.is_nan(), "{what}: element {i}, between the rows, was written");
             continue;
@@ -66,7 +80,14 @@ fn products_of_few_rows_agree_with_f64() {
             let (left, right) = (dense(&a, (m, k), k + 3, precision), dense(&b, (n, k), k + 1, precision));
             gemm::reference(Layout::NT, [m, n, k], into, &mut exact, &left, &right);
             let twice = |_, _, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
-            gemm::finished(precision, Layout::NT, [m, n, k], into, (&mut c, n + 2), (&a, k + 3), (&b, k + 1), twice);
+            let halves = [&a, &b].map(|x| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
+            // from f32, and where the precision allows it from what was rounded beforehand: the same bits
+            let (mut again, half) = (c.clone(), precision == Precision::Bf16);
+            let sources = if half { [Bf16(&halves[0]), Bf16(&halves[1])] } else { [F32(&a), F32(&b)] };
+            for (c, a, b) in [(&mut c, F32(&a), F32(&b)), (&mut again, sources[0], sources[1])] {
+                gemm::finished(precision, Layout::NT, [m, n, k], into, (c, n + 2), (a, k + 3), (b, k + 1), twice);
+            }
+            assert!(c.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{m} {n} {k} {precision:?}");
             for (i, c) in c.iter().enumerate().filter(|(i, _)| i % (n + 2) < n) {
                 let exact = 2.0 * exact[i / (n + 2) * n + i % (n + 2)];
                 assert!(
@@ -113,8 +134,13 @@ fn agree_with_f64_in_the_layers_own_sizes() {
     for (kernel, precision) in kernels() {
         // more than a slab of rows, of columns, and of depth; so wide that b is read where it lies, and more than a slab deep
         let sizes = [[256, 1152, 384], [130, 2050, 513], [2049, 40, 520], [33, 65, 9000], [40, 640, 1500]];
-        // instructions written out take their time: one size that has ragged tiles, one of more than a slab's depth
-        let sizes = if kernel.name.ends_with("emulated") { vec![[130, 290, 513], [17, 33, 9000]] } else { sizes.to_vec() };
+        // instructions written out take their time: one size that has ragged tiles, one of more than a slab's depth, two of which
+        // AMX reads a, and a wide b, where they lie
+        let sizes = if kernel.name.ends_with("emulated") {
+            vec![[130, 290, 513], [17, 33, 9000], [48, 40, 2112], [5, 64, 2112]]
+        } else {
+            sizes.to_vec()
+        };
         for size in sizes {
             for layout in LAYOUTS {
                 pool.install(|| hold(kernel, precision, layout, size, Into::Add, 0, &mut numbers));
@@ -130,9 +156,9 @@ fn not_a_number_stays_one() {
         for nan in [f32::NAN, f32::from_bits(0x7f80_0001)] {
             let (mut a, b, mut c) = (vec![1.0; 3 * 40], vec![1.0; 2 * 40], vec![0.0; 6]);
             a[40 + 7] = nan;
-            let (c, a, b) = ((&mut c[..], 2), (&a[..], 40), (&b[..], 40));
-            gemm::with(kernel, precision, Layout::NT, [3, 2, 40], Into::Overwrite, (&mut *c.0, 2), a, b, |_, _, _| ());
-            let found: Vec<bool> = c.0.iter().map(|c| c.is_nan()).collect();
+            let (a, b) = ((F32(&a), 40), (F32(&b), 40));
+            gemm::with(kernel, precision, Layout::NT, [3, 2, 40], Into::Overwrite, (&mut c, 2), a, b, |_, _, _| ());
+            let found: Vec<bool> = c.iter().map(|c| c.is_nan()).collect();
             assert_eq!(found, [false, false, true, true, false, false], "{} {precision:?} {nan:?}", kernel.name);
         }
     }
@@ -146,7 +172,7 @@ fn the_number_of_threads_does_not_show() {
         let run = |threads| {
             let mut c = vec![0.0; 300 * 410];
             Threads::new(threads, &[]).unwrap().install(|| {
-                let (c, a, b) = ((&mut c[..], 410), (&a[..], 200), (&b[..], 200));
+                let (c, a, b) = ((&mut c[..], 410), (F32(&a), 200), (F32(&b), 200));
                 gemm::with(kernel, precision, Layout::NT, [300, 410, 200], Into::Overwrite, c, a, b, |_, _, _| ());
             });
             c
@@ -158,11 +184,27 @@ fn the_number_of_threads_does_not_show() {
 #[test]
 #[should_panic(expected = "rows 4 apart")]
 fn refuse_a_stride_shorter_than_a_row() {
-    gemm::product(Precision::Fp32, Layout::NN, [2, 2, 5], Into::Overwrite, (&mut [0.0; 4], 2), (&[0.0; 10], 4), (&[0.0; 10], 2));
+    gemm::product(
+        Precision::Fp32,
+        Layout::NN,
+        [2, 2, 5],
+        Into::Overwrite,
+        (&mut [0.0; 4], 2),
+        (F32(&[0.0; 10]), 4),
+        (F32(&[0.0; 10]), 2),
+    );
 }
 
 #[test]
 #[should_panic(expected = "b has 9 elements")]
 fn refuse_an_operand_that_is_too_short() {
-    gemm::product(Precision::Fp32, Layout::NN, [2, 2, 5], Into::Overwrite, (&mut [0.0; 4], 2), (&[0.0; 10], 5), (&[0.0; 9], 2));
+    gemm::product(
+        Precision::Fp32,
+        Layout::NN,
+        [2, 2, 5],
+        Into::Overwrite,
+        (&mut [0.0; 4], 2),
+        (F32(&[0.0; 10]), 5),
+        (F32(&[0.0; 9]), 2),
+    );
 }

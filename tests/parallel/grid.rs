@@ -3,17 +3,18 @@
 //! One job of six ranks divides itself into worlds of 1, 2 and 3, then of 4 and 2, and each runs its part of the grid. Two
 //! things are asked: the same bits from DDP and ZeRO-1, from recomputation or none, from messages, shared memory or both (as
 //! if every two ranks were a node), and from the same world again; and
-//! elsewhere the same weights within rounding, ‖Δw‖/‖w‖ ≤ 1e-6 after ten steps.
+//! elsewhere, in fp32, the same weights within rounding, ‖Δw‖/‖w‖ ≤ 1e-6 after ten steps.
 use crate::job;
 use crate::trainer::{Case, train_in};
 use llm_train::comm::{Collective, Mpi};
+use llm_train::device::Precision;
 use llm_train::model::{Config, Recompute};
 use llm_train::parallel::Stage;
 
 #[test]
 fn ranks_micro_steps_sharding_and_recomputation_give_the_same_weights() {
     let ended = job::succeeds(6, "grid");
-    assert!(ended.text.contains("360 runs agree"), "2 models × 12 cases × 3 ways × 5 worlds");
+    assert!(ended.text.contains("480 runs agree"), "2 models × 16 cases × 3 ways × 5 worlds");
 }
 
 /// A GPT-2 with a tied head and biases, a Llama with grouped queries and an untied head; odd vocabularies.
@@ -44,11 +45,12 @@ const NODES: [usize; 3] = [1, 2, usize::MAX];
 
 fn cases(ranks: usize) -> Vec<Case> {
     let mut all = vec![];
-    for micro_steps in 1..=3 {
+    let fp32 = (1..=3).map(|n| (n, Precision::Fp32));
+    for (micro_steps, precision) in fp32.chain([(2, Precision::Bf16)]) {
         for stage in [Stage::Replicate, Stage::Optimizer] {
             for recompute in [Recompute::None, Recompute::Block] {
                 let micro_batch = 36 / (ranks * micro_steps);
-                all.push(Case { micro_batch, global_batch: SAMPLES, seq: 8, stage, recompute, steps: 10 });
+                all.push(Case { micro_batch, global_batch: SAMPLES, seq: 8, stage, recompute, steps: 10, precision });
             }
         }
     }
@@ -126,16 +128,20 @@ fn compare(worlds: &[(usize, Vec<u8>)]) {
         for run in &runs {
             let (ranks, case) = (run.ranks, run.case);
             // The same bits as the first run with this layout, whatever the sharding and recomputation.
-            let first = runs.iter().find(|r| r.ranks == ranks && r.case.micro_batch == case.micro_batch).unwrap();
+            let layout = |r: &&Run| (r.ranks, r.case.micro_batch, r.case.precision);
+            let first = runs.iter().find(|r| layout(r) == layout(&run)).unwrap();
             let bits = |w: &[f32]| w.iter().map(|w| w.to_bits()).collect::<Vec<_>>();
             assert!(bits(&first.weights) == bits(&run.weights), "{model}, {ranks} ranks: other bits with {case:?}");
             assert_eq!(first.told, run.told, "{model}, {ranks} ranks: {case:?}");
+            agreeing += 1;
+            if case.precision == Precision::Bf16 {
+                continue; // operands are rounded, and what is near a bound may fall to either side
+            }
             let far = distance(&run.weights, &reference.weights);
             assert!(far <= 1e-6, "{model}, {ranks} ranks, {case:?}: ‖Δw‖/‖w‖ = {far:.2e}");
             let apart = |k: usize| (run.told[k] - reference.told[k]).abs() / reference.told[k];
             (0..run.told.len()).for_each(|k| assert!(apart(k) < 1e-4, "{model}, {ranks} ranks, {case:?}: {:?}", run.told));
             furthest = furthest.max(far);
-            agreeing += 1;
         }
     }
     println!("{agreeing} runs agree; ‖Δw‖/‖w‖ is at most {furthest:.2e}");

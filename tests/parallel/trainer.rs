@@ -2,11 +2,10 @@
 use llm_train::comm::Collective;
 use llm_train::commands::plan;
 use llm_train::data::{Data, Reading, Share};
-use llm_train::device::{Device, Memory, Precision};
+use llm_train::device::{Cpu, Device, Memory, Precision};
 use llm_train::model::{Config, Decoder, Input, Recompute, Shape};
 use llm_train::optim::{AdamW, Hyper};
 use llm_train::parallel::{self, Clock, Parallel, Stage};
-use llm_train::tensor::Plan;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +16,7 @@ pub struct Case {
     pub stage: Stage,
     pub recompute: Recompute,
     pub steps: u64,
+    pub precision: Precision,
 }
 
 /// What is left after a run.
@@ -35,14 +35,14 @@ pub fn train(world: &dyn Collective, config: &Config, case: &Case) -> Outcome {
 
 /// With weights and gradients in memory that `share` gives for so many elements.
 pub fn train_in(world: &dyn Collective, config: &Config, case: &Case, share: impl FnOnce(usize) -> Option<Memory>) -> Outcome {
-    let Case { micro_batch, global_batch, seq, stage, recompute, steps } = *case;
+    let Case { micro_batch, global_batch, seq, stage, recompute, steps, precision } = *case;
     let (rank, ranks) = (world.rank(), world.size());
-    let mut plan = Plan::default();
+    let mut plan = Cpu::plan(precision);
     let model = Decoder::plan(&mut plan, config, Shape { micro_batch, seq }, recompute, ranks);
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings: true };
     let optim = AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, rank, ranks), hyper);
     let front = share(plan::front(&model));
-    let dev = Device::cpu_in(front, &plan, 1, &[], Precision::Fp32).unwrap();
+    let dev = Device::cpu_in(front, &plan, 1, &[], precision).unwrap();
     let reading = Reading { seq, vocab: config.vocab, width: None, eos: None, reset_attention: false };
     let data = Data::synthetic(1, &reading);
     let share = Share { rank, ranks, micro_batch, global_batch };

@@ -13,7 +13,7 @@ use crate::commands::plan;
 use crate::commands::{check_json, tell, write_json};
 use crate::config::{DeviceKind, Run};
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
-use crate::device::{Device, Precision, Row};
+use crate::device::{Cpu, Device, Precision, Row};
 use crate::error::Result;
 use crate::launch::{cores, usable_cores};
 use crate::metrics::stats::Stats;
@@ -154,15 +154,17 @@ impl Layer {
         threads: usize,
         repeats: usize,
     ) -> Result<Vec<Vec<Row>>> {
-        let mut plan = Plan::default();
+        let mut plan = Cpu::plan(precision);
+        let x = plan.operand(Kind::Workspace, rows, inputs);
         let mut matrix = |rows, cols| plan.matrix(Kind::Workspace, rows, cols);
         let layer = Layer {
-            x: matrix(rows, inputs),
+            x,
             y: matrix(rows, outputs),
             w: matrix(outputs, inputs),
             dx: matrix(rows, inputs),
             dw: matrix(outputs, inputs),
         };
+        plan.copy(Kind::Workspace, layer.w.at..layer.w.end());
         kernels::choose(precision, None)?;
         let dev = Device::cpu(&plan, threads, &[], precision)?;
         layer.fill(&dev);

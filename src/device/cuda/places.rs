@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn pieces_follow_each_other_and_rows_lie_within() {
-        let t = |at, rows| Tensor { at, rows, cols: 64 };
+        let t = |at, rows| Tensor { at, rows, cols: 64, half: false };
         let places = Places::new(640, &[t(256, 2), t(128, 2)]);
         assert_eq!(places.of(t(64, 1)), (256, false));
         assert_eq!(places.of(t(128, 2)), (512, true));
@@ -79,6 +79,11 @@ mod tests {
     #[test]
     #[should_panic(expected = "lies across element 128")]
     fn a_tensor_has_one_kind_of_numbers() {
-        Places::new(640, &[Tensor { at: 128, rows: 2, cols: 64 }]).of(Tensor { at: 64, rows: 2, cols: 64 });
+        Places::new(640, &[Tensor { at: 128, rows: 2, cols: 64, half: false }]).of(Tensor {
+            at: 64,
+            rows: 2,
+            cols: 64,
+            half: false,
+        });
     }
 }

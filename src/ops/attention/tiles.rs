@@ -1,7 +1,7 @@
 //! What forward and backward work with: a thread's own room, taken once, and products of operands that lie in it.
 use super::Heads;
 use crate::device::Precision;
-use crate::ops::gemm::{self, Blocks, Kernel, Layout, Read, Source, kernels};
+use crate::ops::gemm::{self, Blocks, Kernel, Layout, Source, kernels};
 use crate::ops::rows::Shared;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -51,6 +51,9 @@ impl<'a> Room<'a> {
     }
 }
 
+/// A matrix that lies in f32, and the distance between its rows.
+type Lying<'a> = (&'a [f32], usize);
+
 /// A product of small operands, on the calling thread.
 #[derive(Clone, Copy)]
 pub struct Small {
@@ -63,13 +66,13 @@ impl Small {
         Small { precision, kernel: kernels::chosen(precision) }
     }
     /// a (m, k) as memory has it, or (k, m) for a layout that says so.
-    pub fn left<'a>(self, room: &'a mut [u32], layout: Layout, a: Read<'a>, m: usize, k: usize) -> gemm::Left<'a> {
-        let a = Source::of(self.precision, a, layout != Layout::TN);
+    pub fn left<'a>(self, room: &'a mut [u32], layout: Layout, a: Lying<'a>, m: usize, k: usize) -> gemm::Left<'a> {
+        let a = Source::of(self.precision, (a.0.into(), a.1), layout != Layout::TN);
         gemm::left(self.kernel, room, &a, 0..m, 0..k)
     }
     /// b (n, k) for NT, else (k, n).
-    pub fn right<'a>(self, room: &'a mut [u32], layout: Layout, b: Read<'a>, n: usize, k: usize) -> gemm::Right<'a> {
-        let b = Source::of(self.precision, b, layout == Layout::NT);
+    pub fn right<'a>(self, room: &'a mut [u32], layout: Layout, b: Lying<'a>, n: usize, k: usize) -> gemm::Right<'a> {
+        let b = Source::of(self.precision, (b.0.into(), b.1), layout == Layout::NT);
         gemm::right_lying(self.kernel, room, &b, 0..n, 0..k)
     }
     /// c (m, n) = or += a b; `span` as for [`Blocks::multiply`].

@@ -39,8 +39,7 @@ pub use pack::{Numbers, Source};
 pub use tiles::WORKSPACE_ELEMENTS;
 
 use super::simd::{round_bf16, wide};
-use crate::device::Precision;
-use half::bf16;
+use crate::device::{Precision, Values};
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +58,8 @@ pub enum Into {
     Add,
 }
 
-/// A matrix to be read: its elements and the distance between its rows.
-pub type Read<'a> = (&'a [f32], usize);
+/// A matrix to be read: its numbers and the distance between its rows.
+pub type Read<'a> = (Values<'a>, usize);
 /// A matrix to be written.
 pub type Write<'a> = (&'a mut [f32], usize);
 
@@ -76,9 +75,14 @@ impl Layout {
 }
 
 impl<'a> Source<'a> {
-    /// Of f32, as a product of this precision reads them.
+    /// As a product of this precision reads them. Panics where they are bf16, and it is not.
     pub fn of(precision: Precision, (x, stride): Read<'a>, along_k: bool) -> Source<'a> {
-        let numbers = if precision == Precision::Bf16 { Numbers::Rounding(x) } else { Numbers::F32(x) };
+        let numbers = match (x, precision) {
+            (Values::F32(x), Precision::Fp32 | Precision::Tf32) => Numbers::F32(x),
+            (Values::F32(x), Precision::Bf16) => Numbers::Rounding(x),
+            (Values::Bf16(x), Precision::Bf16) => Numbers::Bf16(x),
+            (Values::Bf16(_), Precision::Fp32 | Precision::Tf32) => panic!("an operand in bf16 of a product in {precision:?}"),
+        };
         Source { numbers, stride, along_k }
     }
 }
@@ -102,26 +106,10 @@ pub fn finished(
 ) {
     if layout == Layout::NT && size[0] <= thin::ROWS {
         check(layout, size, &c, a, b);
-        let numbers = Source::of(precision, b, true).numbers;
-        return thin::multiply(size, into, c, a, (numbers, b.1), finish);
+        let [a, b] = [a, b].map(|x| Source::of(precision, x, true));
+        return thin::multiply(size, into, c, a, b, finish);
     }
     with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish);
-}
-
-/// The [`finished`] product NT of so few rows that b is read once: in bf16, b from bf16 numbers. False where there are more:
-/// then nothing is done.
-pub fn finished_halves(
-    size: [usize; 3],
-    c: Write,
-    a: Read,
-    b: &[bf16],
-    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
-) -> bool {
-    let few = size[0] <= thin::ROWS;
-    if few {
-        thin::multiply(size, Into::Overwrite, c, a, (Numbers::Bf16(b), size[2]), finish);
-    }
-    few
 }
 
 /// As [`finished`], by a certain kernel.

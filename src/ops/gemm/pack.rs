@@ -5,7 +5,7 @@
 //! panels   [panel][unit][column]      b, column < panel width; a, where memory holds it transposed
 //! ```
 //! Numbers are rounded or widened on the way. What lies past the last row, column or k is zero.
-use crate::ops::simd::{Level, fetch, fetch_to_write, level, round_bf16, wide};
+use crate::ops::simd::{Level, fetch, fetch_to_write, level, round_bf16, to_bf16, wide};
 use half::bf16;
 use std::ops::Range;
 
@@ -39,9 +39,7 @@ impl Number for f32 {
     }
     #[inline(always)]
     fn half(self) -> u16 {
-        // not a number stays one: its payload may lie in the bits that are dropped
-        let quiet = if self.is_nan() { 0x0040_0000 } else { 0 };
-        ((round_bf16(self).to_bits() | quiet) >> 16) as u16
+        to_bf16(self).to_bits()
     }
 }
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 use super::kernels::{self, Kernel};
 use super::{Into, Layout, with};
 use crate::bad_input;
-use crate::device::Precision;
+use crate::device::{Precision, Values};
 use crate::error::Result;
 use crate::ops::simd::ISA;
 use std::time::Instant;
@@ -45,7 +45,17 @@ fn measure(kernel: &'static Kernel, precision: Precision) -> f64 {
     let (a, b, mut c) = (vec![0.5; m * k], vec![0.25; n * k], vec![0.0; m * n]);
     let once = |c: &mut [f32]| {
         let began = Instant::now();
-        with(kernel, precision, Layout::NT, SIZE, Into::Overwrite, (c, n), (&a, k), (&b, k), |_, _, _| ());
+        with(
+            kernel,
+            precision,
+            Layout::NT,
+            SIZE,
+            Into::Overwrite,
+            (c, n),
+            (Values::F32(&a), k),
+            (Values::F32(&b), k),
+            |_, _, _| (),
+        );
         began.elapsed().as_secs_f64()
     };
     let best = (0..TRIES).map(|_| once(&mut c)).fold(f64::INFINITY, f64::min);

@@ -4,7 +4,7 @@
 //! ```text
 //! c (m, n) = a (m, k) · b (n, k)ᵀ      m ≤ 4: element by element, c_ij = a_i · b_j
 //! ```
-use super::{Into, Numbers, Write, round};
+use super::{Into, Numbers, Source, Write, round};
 use crate::device::threads;
 use crate::ops::rows::Shared;
 use crate::ops::simd::{LANES, dot, fetch, fold, round_bf16, wide};
@@ -15,30 +15,39 @@ pub const ROWS: usize = 4;
 /// Numbers of b that a task reads.
 const AT_ONCE: usize = 1 << 15;
 
-/// a and b: numbers, and the distance between their rows.
+/// Both lie along k.
 pub fn multiply(
     [m, n, k]: [usize; 3],
     into: Into,
     (c, row): Write,
-    (a, a_row): (&[f32], usize),
-    (b, b_row): (Numbers, usize),
+    a: Source,
+    b: Source,
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
     let c = Shared::new(c);
     let step = (AT_ONCE / k.max(1)).max(1);
-    let mut rounded = Vec::new();
-    if !matches!(b, Numbers::F32(_)) {
-        rounded.resize(m * k, 0.0);
-        rounded.chunks_exact_mut(k).zip(a.chunks(a_row)).for_each(|(to, a)| round(to, &a[..k]));
-    }
-    let (a, a_row) = if rounded.is_empty() { (a, a_row) } else { (&rounded[..], k) };
+    let (mut ready, from) = (Vec::new(), a.stride);
+    let (a, a_row) = match a.numbers {
+        Numbers::F32(a) => (a, from),
+        Numbers::Rounding(a) => {
+            ready.resize(m * k, 0.0);
+            ready.chunks_exact_mut(k).zip(a.chunks(from)).for_each(|(to, a)| round(to, &a[..k]));
+            (&ready[..], k)
+        }
+        Numbers::Bf16(a) => {
+            ready.resize(m * k, 0.0);
+            let rows = ready.chunks_exact_mut(k).zip(a.chunks(from));
+            rows.for_each(|(to, a)| to.iter_mut().zip(a).for_each(|(to, a)| *to = a.to_f32()));
+            (&ready[..], k)
+        }
+    };
     threads::each(n.div_ceil(step), |task| {
         let cols = task * step..n.min((task + 1) * step);
         for j in cols.clone() {
-            let at = j * b_row;
+            let at = j * b.stride;
             for i in 0..m {
                 let a = &a[i * a_row..][..k];
-                let found = match b {
+                let found = match b.numbers {
                     Numbers::F32(b) => plain(a, &b[at..][..k]),
                     Numbers::Rounding(b) => rounding(a, &b[at..][..k]),
                     Numbers::Bf16(b) => halves(a, &b[at..][..k]),
