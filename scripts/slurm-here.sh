@@ -8,7 +8,7 @@
 # nothing of a Slurm that the machine may have is touched. At the end, however it comes, the daemons are stopped, jobs
 # with them, and the folder is removed. Needs root, and Debian's slurm-wlm and munge (scripts/setup.sh with TESTS=1).
 #   CPUS=4   cores of each virtual node: all are the machine's own, so that they may be more than it has
-#   MORE=0   nodes besides, n3 and on, in a partition `more`
+#   MORE=0   nodes besides, m1 and on (9 at most: PMIx orders them by name), in a partition `more`
 #   GPUS=0   GPUs that Slurm believes each node to have (--gres=gpu:N); nothing that computes is behind them
 set -euo pipefail
 
@@ -19,8 +19,8 @@ for program in slurmctld slurmd munged sbatch; do
     command -v $program >/dev/null || { echo "slurm-here: $program is missing: apt-get install slurm-wlm munge" >&2; exit 2; }
 done
 
-names=() # of the nodes
-for ((i = 1; i <= 2 + ${MORE:-0}; i++)); do names+=("n$i"); done
+names=(n1 n2) # of the nodes
+for ((i = 1; i <= ${MORE:-0}; i++)); do names+=("m$i"); done
 here=$(mktemp -d "${TMPDIR:-/tmp}/slurm-here.XXXXXX")
 chmod 755 "$here" # munge refuses a socket that others cannot reach
 host=$(hostname -s)
@@ -105,7 +105,7 @@ $(for name in "${names[@]}"; do
 done)
 PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 CONF
-[ "${MORE:-0}" -eq 0 ] || echo "PartitionName=more Nodes=n[3-${#names[@]}] MaxTime=INFINITE State=UP" >>"$here/slurm.conf"
+[ "${MORE:-0}" -eq 0 ] || echo "PartitionName=more Nodes=m[1-$MORE] MaxTime=INFINITE State=UP" >>"$here/slurm.conf"
 # slurmd counts only GPUs that have a file.
 for ((i = 0; i < ${GPUS:-0}; i++)); do
     touch "$here/gpu$i"
