@@ -57,7 +57,7 @@ impl Precision {
 }
 
 pub enum Device {
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
     Cuda(Box<Cuda>),
     Reference(Reference),
 }
@@ -93,7 +93,7 @@ impl Device {
     pub fn cpu_in(front: Option<Memory>, plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
         assert_ne!(precision, Precision::Tf32, "only GPUs multiply in tf32");
         let arena = Arena::new_in(front, plan.len())?.with_copies(plan.copied());
-        Ok(Device::Cpu(Cpu { arena, precision, tally: Tally::default(), threads: Threads::new(threads, cores)? }))
+        Ok(Device::Cpu(Box::new(Cpu { arena, precision, tally: Tally::default(), threads: Threads::new(threads, cores)? })))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {
         Ok(Device::Reference(Reference { arena: Arena::new(plan.len())? }))
