@@ -59,7 +59,7 @@ fn decide(
             said(Again::Anew, "it was by our own kernels, and cuDNN is asked for".into())
         }
         Some(Attended::Own) => (Again::Own, None),
-        Some(Attended::Cudnn { version: theirs, .. }) if asked == Attention::Own => {
+        Some(Attended::Cudnn { version: theirs, .. }) if matches!(asked, Attention::Own | Attention::Plain) => {
             said(Again::Own, format!("it was by cuDNN {theirs}, and our own kernels are asked for"))
         }
         Some(Attended::Cudnn { version: theirs, .. }) if !serves => {

@@ -124,8 +124,10 @@ impl Chosen {
         let (again, why) = if leads { again(stored, asked, serves, &self.gpu.name, of) } else { (Again::Anew, None) };
         why.iter().for_each(|why| log::warn!("{why}"));
         let kept = launch.comm().broadcast(again.to_bytes(), 0);
-        if asked == config::Attention::Own || !serves || kept == Again::Own.to_bytes() {
-            self.words += "\nattention by our own kernels";
+        let own = matches!(asked, config::Attention::Own | config::Attention::Plain);
+        if own || !serves || kept == Again::Own.to_bytes() {
+            let how = if asked == config::Attention::Plain { ", row by row" } else { "" };
+            self.words += &format!("\nattention by our own kernels{how}");
             return Ok(self);
         }
         if kept != Again::Anew.to_bytes() {
@@ -194,7 +196,9 @@ impl Chosen {
         let reduces = ranks > 1 || run.system.comm == Carrier::Nccl;
         let longest = model.groups().iter().map(|g| g.grads.len()).max().unwrap_or(0);
         let halved = if run.system.reduce_bf16 && reduces { longest } else { 0 };
-        Extent { halved, any_order: run.system.nondeterministic, ..extent(model, ranks) }
+        let plain = run.system.attention == config::Attention::Plain;
+        let (any_order, apart) = (run.system.nondeterministic, !run.system.fused);
+        Extent { halved, any_order, plain, apart, ..extent(model, ranks) }
     }
     /// Bytes beside the plan's.
     pub fn beside(&self, run: &Run, plan: &Plan, model: &Decoder) -> u64 {

@@ -74,10 +74,12 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
             attention: match s.text("system.attention") {
                 Some("cudnn") => Attention::Cudnn,
                 Some("own") => Attention::Own,
+                Some("plain") => Attention::Plain,
                 _ => Attention::Auto,
             },
             precision: s.text("system.precision").and_then(Precision::named).expect("one of the table's"),
             reduce_bf16: s.text("system.reduce") == Some("bf16"),
+            fused: s.switch("system.fused"),
             nondeterministic: s.switch("system.nondeterministic"),
             threads: s.count("system.threads").map(|n| n as usize),
             zero: s.count("system.zero").expect("it has a default") as u8,

@@ -151,6 +151,8 @@ pub enum Attention {
     Auto,
     Cudnn,
     Own,
+    /// Our own without tiles or tensor cores: what others are faster than.
+    Plain,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -158,6 +160,7 @@ pub struct System {
     pub device: DeviceKind,
     pub comm: Carrier,
     pub attention: Attention,
+    pub fused: bool,
     pub precision: Precision,
     /// Whether gradients are rounded to bf16 on their way between GPUs, and summed so.
     pub reduce_bf16: bool,

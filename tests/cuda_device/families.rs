@@ -76,6 +76,26 @@ fn attention_on_tensor_cores_serves_heads_of_64_and_128_columns() {
     }
 }
 
+/// Attention row by row, and nothing but biases at the ends of products: other kernels, the same curve.
+#[test]
+fn the_plain_way_is_the_same_curve() {
+    let model =
+        "--model nano --width 128 --heads 2 --hidden 64 --vocab 200 --layers 1 --seq-len 80 --micro-batch 1 --global-batch 1";
+    let steps = |options: &str| {
+        let run = Run::cuda(&format!("{model} --synthetic-data --lr 1e-2 --steps 3 {options}"))?.precision(Precision::Bf16);
+        let log = run.out.path().join("log");
+        let run = run.with("STUB_LOG", log.to_str().unwrap());
+        Some((run.steps(), std::fs::read_to_string(log).unwrap_or_default()))
+    };
+    let (Some((fast, fast_log)), Some((plain, plain_log))) = (steps(""), steps("--attention plain --no-fused")) else { return };
+    let found = off(&plain, &fast);
+    assert!(found[0] <= 1e-2 && found[1] <= 5e-2, "off by {found:?}");
+    for kernel in ["attention_plain_forward", "attention_plain_dkv", "gelu_forward", "gelu_backward", "column_sums"] {
+        assert!(on_gpu() || (plain_log.contains(kernel) && !fast_log.contains(kernel)), "{kernel}");
+    }
+    assert!(plain != fast, "the same kernels computed both");
+}
+
 /// With --nondeterministic kernels that add up by atomics take the others' places, and who compares runs is told.
 #[test]
 fn sums_in_any_order_are_near_and_said() {

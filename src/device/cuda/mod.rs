@@ -68,6 +68,9 @@ pub struct Extent {
     pub head: usize,
     /// Sums may be added up in any order, where that is faster.
     pub any_order: bool,
+    /// Attention row by row, and ops apart that could end a product.
+    pub plain: bool,
+    pub apart: bool,
     /// Elements of the longest range of gradients that is summed in bf16; 0: sums are in f32.
     pub halved: usize,
     /// Ranks whose numbers meet.
@@ -79,6 +82,10 @@ pub struct Cuda {
     pub precision: Precision,
     /// Whether ops may add up by atomics.
     pub any_order: bool,
+    /// Whether attention goes row by row, whatever could serve.
+    pub plain: bool,
+    /// Whether nothing but a bias ends a product.
+    apart: bool,
     pub tally: Tally,
     gate: Gate,
     arena: Memory,
@@ -211,6 +218,8 @@ impl Cuda {
             gpu: gpu.clone(),
             precision,
             any_order: extent.any_order,
+            plain: extent.plain,
+            apart: extent.apart,
             tally: Tally::default(),
             gate: Gate::new(plan.len()),
             arena,
@@ -319,9 +328,9 @@ impl Cuda {
         self.products.multiply(product, self.lanes.for_op());
     }
 
-    /// Whether cuBLASLt has an algorithm for such a product: it need not have one for every [`Finish`].
+    /// Whether cuBLASLt has an algorithm for such a product: it need not have one for every [`Finish`], and may not be asked.
     pub fn offers(&self, product: &Product) -> bool {
-        self.products.offers(product, self.lanes.for_op())
+        !self.apart && self.products.offers(product, self.lanes.for_op())
     }
 
     /// Attention by cuDNN, behind all earlier ops; false where it was not prepared for this shape.

@@ -19,6 +19,9 @@ fn lanes(h: Heads) -> usize {
 
 /// The kernels on tensor cores: forward, delta, dq, dkv, and the last two in one.
 fn tiled(d: &Cuda, h: Heads) -> Option<[&'static str; 5]> {
+    if d.plain {
+        return None;
+    }
     match (d.precision, h.size) {
         (Precision::Bf16, 64) => {
             Some(["attention_forward_64", "attention_delta_64", "attention_dq_64", "attention_dkv_64", "attention_dqkv_64"])
