@@ -125,6 +125,7 @@ fn every_key_reaches_the_run() {
             "train.epochs" => vec!["--no-synthetic-data", "--data", "a"],
             "batch.seq_len" => vec!["--model", "nano"],
             "train.target_loss" => vec!["--val-data", "v"],
+            "optim.stochastic_rounding" => vec!["--precision", "bf16"],
             _ => vec![],
         }
     };
