@@ -1,4 +1,5 @@
-//! What `--precision bf16` costs in learning: the quickstart's model on the quickstart's corpus, 200 steps in both precisions.
+//! What `--precision bf16` costs in learning: the quickstart's model on the quickstart's corpus, 200 steps in both precisions, from two
+//! seeds.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,15 +21,22 @@ fn two_hundred_steps_of_the_quickstart_in_bf16_stay_within_a_hundredth() {
     let paragraphs = ["tokenize", "--split", "paragraph", "--append-eod", "--input", text(&raw), "--tokenizer", text(&tokenizer)];
     program(&[&paragraphs[..], &["--output", text(&corpus)]].concat());
 
-    let curve = |precision: &str| {
-        let out = dir.path().join(precision);
+    // Rounding sends a run another way, as another seed does: of a single pair curves part by 0.5 to 1.1 % to either side, old kernels
+    // or new. What bf16 costs is seen in the mean.
+    const SEEDS: [&str; 2] = ["1", "2"];
+    let curve = |precision: &str, seed: &str| {
+        let out = dir.path().join(precision).join(seed);
         let run = ["--model", text(&model), "--data", text(&corpus), "--seq-len", "128", "--micro-batch", "4", "--quiet"];
         let short = ["--global-batch", "4", "--steps", "200", "--lr", "6e-3", "--warmup-steps", "60", "--no-save-at-end"];
-        program(&[&run[..], &short[..], &["--precision", precision, "--out", text(&out)]].concat());
+        program(&[&run[..], &short[..], &["--precision", precision, "--seed", seed, "--out", text(&out)]].concat());
         let history = llm_train::metrics::History::read(&out.join("metrics.h5")).expect("metrics that can be read");
         history.steps.iter().map(|s| s.loss).collect::<Vec<f64>>()
     };
-    let (fp32, bf16) = (curve("fp32"), curve("bf16"));
+    let mean = |precision: &str| {
+        let curves = SEEDS.map(|seed| curve(precision, seed));
+        (0..curves[0].len()).map(|i| curves.iter().map(|c| c[i]).sum::<f64>() / SEEDS.len() as f64).collect::<Vec<f64>>()
+    };
+    let (fp32, bf16) = (mean("fp32"), mean("bf16"));
     assert_eq!((fp32.len(), bf16.len()), (200, 200));
     assert!(fp32[199] < fp32[0] - 1.5, "it does not learn: {} to {}", fp32[0], fp32[199]);
     // Single batches scatter (up to 1.4 % at eight rows a step); the curve is their mean over 20 steps, as the report draws it.

@@ -47,8 +47,13 @@ fn each_wait_is_needed() {
         let waits = log.lines().filter(|line| line.contains("] wait for [")).count();
         assert!(waits >= 8, "{comm}: {waits} waits");
         for k in 1..=waits {
-            let ended = run(comm).unwrap().with("STUB_FORGET", &k.to_string()).with("STUB_RACES", "1").job().run();
-            assert!(ended.err.contains("RACE"), "{comm}: wait {k} of {waits} was left out, and nothing shows it");
+            // The thread of messages may be late by chance, so that the host has waited for the ops by then: one run of a few must
+            // show it.
+            let shows = |_| {
+                let ended = run(comm).unwrap().with("STUB_FORGET", &k.to_string()).with("STUB_RACES", "1").job().run();
+                ended.err.contains("RACE")
+            };
+            assert!((0..5).any(shows), "{comm}: wait {k} of {waits} was left out, and nothing shows it");
         }
     }
 }
