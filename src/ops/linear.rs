@@ -6,8 +6,8 @@
 //! dW += dyᵀ x
 //! db += Σ_rows dy
 //! ```
-//! On the CPU x may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its gradient summed up, within a product, where cuBLASLt has an
-//! algorithm for that.
+//! On the CPU x may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its
+//! gradient summed up, within a product, where cuBLASLt has an algorithm for that.
 use super::gemm::{self, Into, Layout};
 use super::rows::{PIECE, column_sums, or_empty, pieces};
 use super::simd::{add_to, halve};
