@@ -190,6 +190,18 @@ mod tests {
     }
 
     #[test]
+    fn two_plans_in_turn_take_as_much_as_the_larger() {
+        for (first, second) in [(3, 5), (5, 3)] {
+            let mut plan = Plan::default();
+            plan.vector(Kind::Parameters, 10);
+            let both = |p: &mut Plan, n: usize| [p.vector(Kind::Activations, 64), p.vector(Kind::Activations, 64 * n)];
+            let (all, a, b) = plan.in_turn(Kind::Activations, |p| both(p, first), |p| both(p, second));
+            assert_eq!((all.at, all.len(), a[0], a[1].at, b[1].at), (64, 64 * 6, b[0], 128, 128));
+            assert_eq!((plan.len(), plan.bytes(Kind::Activations)), (64 * 7, 4 * (64 * 6 + 54)));
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "begins within an element")]
     fn rows_begin_with_an_element() {
         Tensor { at: 0, rows: 3, cols: 3, half: true }.rows(1, 1);
