@@ -181,30 +181,21 @@ fn the_number_of_threads_does_not_show() {
     }
 }
 
+/// c (2, 2) = a (2, 5) · b (5, 2), with a's rows so far apart and b of so many numbers.
+fn small_product(a_stride: usize, b_len: usize) {
+    let (a, b) = ([0.0; 10], [0.0; 10]);
+    let (a, b) = ((F32(&a), a_stride), (F32(&b[..b_len]), 2));
+    gemm::product(Precision::Fp32, Layout::NN, [2, 2, 5], Into::Overwrite, (&mut [0.0; 4], 2), a, b);
+}
+
 #[test]
 #[should_panic(expected = "rows 4 apart")]
 fn refuse_a_stride_shorter_than_a_row() {
-    gemm::product(
-        Precision::Fp32,
-        Layout::NN,
-        [2, 2, 5],
-        Into::Overwrite,
-        (&mut [0.0; 4], 2),
-        (F32(&[0.0; 10]), 4),
-        (F32(&[0.0; 10]), 2),
-    );
+    small_product(4, 10);
 }
 
 #[test]
 #[should_panic(expected = "b has 9 elements")]
 fn refuse_an_operand_that_is_too_short() {
-    gemm::product(
-        Precision::Fp32,
-        Layout::NN,
-        [2, 2, 5],
-        Into::Overwrite,
-        (&mut [0.0; 4], 2),
-        (F32(&[0.0; 10]), 5),
-        (F32(&[0.0; 9]), 2),
-    );
+    small_product(5, 9);
 }

@@ -7,14 +7,15 @@
 //! cudnn       attention by cuDNN's engines
 //! management  energy, power and clock, by NVML
 //! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
-//! words       the few numbers by which a step is judged          rounding   of working copies, at random
+//! copies      of weights, in bf16                                rounding   of these, at random
+//! words       the few numbers by which a step is judged
 //! ```
 //! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`],
 //! [`Cuda::take`] and [`Coming::wait`].
 //!
-//! With bf16, activations are bf16 (statistics and angles are not) and weights have working copies in bf16, beside the f32 that the optimizer updates; an op
-//! that reads a weight is given its copy. Who writes the f32 alone (a checkpoint, a message) leaves the copy stale: it is
-//! made again before it is read next. Gradients are f32.
+//! With bf16, activations are bf16 (statistics and angles are not) and weights have working copies in bf16 (`copies`). Gradients
+//! are f32.
+mod copies;
 pub mod cudnn;
 mod driver;
 mod kernels;
@@ -49,7 +50,7 @@ use lanes::Lanes;
 use places::Places;
 use products::Products;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use uploads::Uploads;
 use words::Words;
@@ -240,22 +241,6 @@ impl Cuda {
         })
     }
 
-    /// Working copies are rounded at random from now on.
-    pub fn round_at_random(&mut self, rounding: Rounding) {
-        self.rounding = Some(rounding);
-    }
-    pub fn begin_after(&self, steps: u64) {
-        if let Some(rounding) = &self.rounding {
-            rounding.begin_after(steps);
-        }
-    }
-    /// For the update of this step: the place of `w` in the model and the step's random bits; `None`: to nearest.
-    pub fn drawn(&self, w: Tensor, step: u64) -> Option<(u64, u32)> {
-        let rounding = self.rounding.as_ref().filter(|_| self.copies.is_some())?;
-        rounding.begin_after(step);
-        Some((rounding.place(w.at), rounding.draw()?))
-    }
-
     /// Lets an op pass: the addresses of its operands; an empty one's is null.
     pub fn op<const O: usize, const I: usize>(&self, outs: [Tensor; O], ins: [Tensor; I]) -> ([u64; O], [u64; I]) {
         self.gate.check(&outs, &ins);
@@ -268,45 +253,6 @@ impl Cuda {
     /// Bytes of an element.
     fn size(&self, t: Tensor) -> usize {
         if t.is_empty() { 4 } else { places::size(self.places.of(t).1) }
-    }
-
-    /// A weight's working copy, made again where it is stale; anything else where it lies.
-    fn to_read(&self, t: Tensor) -> u64 {
-        let Some(copies) = self.copies.as_ref().filter(|_| !t.is_empty() && t.at < self.weights) else { return self.place(t) };
-        let mut stale = self.stale.lock().expect("stale copies");
-        while let Some(i) = stale.iter().position(|r| r.start < t.end() && t.at < r.end) {
-            self.copy_again(copies, stale.remove(i));
-        }
-        copies.at + 2 * t.at as u64
-    }
-
-    /// Makes stale copies as the last update made them, or would have.
-    fn copy_again(&self, copies: &Memory, range: Range<usize>) {
-        let rounding = self.rounding.as_ref().and_then(|r| Some((r, r.draw()?)));
-        let mut at = range.start;
-        while at < range.end {
-            let end = rounding.map_or(range.end, |(r, _)| r.end_of_group(at).min(range.end));
-            let (from, n) = (self.place(Tensor::range(at, end)), end - at);
-            let (to, grid) = (copies.at + 2 * at as u64, Grid::over(n.div_ceil(8)));
-            match rounding {
-                None => self.launch("to_bf16", grid, &[to, from, n as u64]),
-                Some((r, draw)) => self.launch("to_bf16_at_random", grid, &[to, from, n as u64, r.place(at), u64::from(draw)]),
-            }
-            at = end;
-        }
-    }
-
-    /// The working copy of a weight that an op updates together with it; null where there is none.
-    pub fn copy_of(&self, t: Tensor) -> u64 {
-        self.copies.as_ref().map_or(0, |copies| copies.at + 2 * t.at as u64)
-    }
-
-    /// f32 weights were written by someone who did not update their copies.
-    fn outdate(&self, t: Tensor) {
-        let end = t.end().min(self.weights);
-        if self.copies.is_some() && t.at < end {
-            self.stale.lock().expect("stale copies").push(t.at..end);
-        }
     }
 
     /// Launches a kernel behind all earlier ops. What a kernel reaches is the GPU's memory, of which Rust knows nothing: the
@@ -495,19 +441,6 @@ impl Cuda {
         let Some(room) = &self.halved else { return self.lend(t, Access::Write) };
         assert!(2 * t.len() <= room.bytes && self.size(t) == 4, "{t:?} in bf16 in {} bytes", room.bytes);
         let lent = Lent::new(self.place(t), 4 * t.len(), &self.lanes).halved(room.at, &self.kernels);
-        Loan::of_gpu(&self.gate, t, Access::Write, lent)
-    }
-    pub fn lend_copies(&self, t: Tensor) -> Option<Loan> {
-        let copies = self.copies.as_ref()?;
-        let stale = self.stale.lock().expect("stale copies").iter().any(|r| r.start < t.end() && t.at < r.end);
-        assert!(!stale && t.end() <= self.weights, "the copies of {t:?} are not those of the last update");
-        self.lent_copies.store(self.lanes.so_far(), Ordering::Relaxed);
-        let lent = Lent::new(copies.at + 2 * t.at as u64, 2 * t.len(), &self.lanes).in_bf16();
-        Some(Loan::of_gpu(&self.gate, t, Access::Write, lent))
-    }
-    pub fn lend_masters(&self, t: Tensor) -> Loan {
-        assert!(t.end() <= self.weights, "{t:?} is no weight");
-        let lent = Lent::new(self.place(t), 4 * t.len(), &self.lanes).written_by(self.lent_copies.load(Ordering::Relaxed));
         Loan::of_gpu(&self.gate, t, Access::Write, lent)
     }
 }
