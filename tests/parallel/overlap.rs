@@ -76,20 +76,18 @@ impl Collective for Slow {
     }
 }
 
+/// One sequence of 128 tokens a rank.
+fn case(stage: Stage, steps: u64) -> Case {
+    let (recompute, precision) = (Recompute::None, Precision::Fp32);
+    Case { micro_batch: 1, global_batch: 2, seq: 128, stage, recompute, steps, precision }
+}
+
 /// A fault that waits in `ready`, or for the gathers before the forward, leaves at most a half hidden.
 #[test]
 fn messages_travel_while_the_model_computes() {
     for stage in [Stage::Replicate, Stage::Optimizer] {
         let (layers, steps) = (6, 5);
-        let case = Case {
-            micro_batch: 1,
-            global_batch: 2,
-            seq: 128,
-            stage,
-            recompute: Recompute::None,
-            steps,
-            precision: Precision::Fp32,
-        };
+        let case = case(stage, steps);
         let run = train(&Slow::new(), &config(layers), &case);
         let waited = least(run.clocks[1..].iter().map(|(clock, _)| clock.exposed));
         let messages = (layers + 2) * if stage == Stage::Optimizer { 2 } else { 1 };
@@ -182,15 +180,7 @@ pub fn rank() {
     alone(&world, launch.leads());
     let config = config(6);
     for stage in [Stage::Replicate, Stage::Optimizer] {
-        let case = Case {
-            micro_batch: 1,
-            global_batch: 2,
-            seq: 128,
-            stage,
-            recompute: Recompute::None,
-            steps: 9,
-            precision: Precision::Fp32,
-        };
+        let case = case(stage, 9);
         let at_once = AtOnce { with: &world, waited: AtomicU64::new(0) };
         let (control, run) = (train(&at_once, &config, &case), train(&world, &config, &case));
         assert!(control.weights == run.weights && control.told == run.told, "waiting sooner or later changes no number");
