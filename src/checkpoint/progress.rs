@@ -45,10 +45,17 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "lowercase")]
 pub enum Attended {
-    /// Our own kernels.
+    /// Our own kernels, and those that go row by row.
     Own,
+    Plain,
     /// cuDNN's plans for one shape on one kind of GPU, in cuDNN's own JSON.
-    Cudnn { version: String, gpu: String, shape: String, forward: String, backward: String },
+    Cudnn {
+        version: String,
+        gpu: String,
+        shape: String,
+        forward: String,
+        backward: String,
+    },
 }
 
 /// The progress stored in the checkpoint `dir`.

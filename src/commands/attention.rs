@@ -1,9 +1,11 @@
 //! Whether a run that goes on has the attention that it had: our own kernels, or cuDNN with the same plans.
 //!
 //! ```text
-//! checkpoint    --attention auto             cudnn                own
-//! own           own                          cuDNN, said          own
-//! cuDNN         its plans, where GPU, version and shape are those of the checkpoint, else anew, said           own, said
+//! checkpoint    --attention auto             cudnn                own                  plain
+//! own           own                          cuDNN, said          own                  plain, said
+//! plain         as without a checkpoint, said                                          plain
+//! cuDNN         its plans, where GPU, version and shape are those of the checkpoint    own, plain: said
+//!               else anew, said
 //! ```
 //! The same plans on the same kind of GPU give the same bits; anything else agrees within rounding, which is then said.
 use crate::checkpoint::Attended;
@@ -58,7 +60,13 @@ fn decide(
         Some(Attended::Own) if asked == Attention::Cudnn => {
             said(Again::Anew, "it was by our own kernels, and cuDNN is asked for".into())
         }
-        Some(Attended::Own) => (Again::Own, None),
+        Some(Attended::Own) if asked == Attention::Plain => {
+            said(Again::Own, "it was by our own kernels in tiles, and row by row is asked for".into())
+        }
+        Some(Attended::Plain) if asked != Attention::Plain => {
+            said(Again::Anew, "it was row by row, and that is not asked for".into())
+        }
+        Some(Attended::Own | Attended::Plain) => (Again::Own, None),
         Some(Attended::Cudnn { version: theirs, .. }) if matches!(asked, Attention::Own | Attention::Plain) => {
             said(Again::Own, format!("it was by cuDNN {theirs}, and our own kernels are asked for"))
         }
@@ -81,7 +89,7 @@ fn decide(
 /// What a device computes attention with, for a checkpoint. `None`: on a CPU there is one way.
 pub fn attended(dev: &Device) -> Option<Attended> {
     let Device::Cuda(gpu) = dev else { return None };
-    let Some(attention) = gpu.attention() else { return Some(Attended::Own) };
+    let Some(attention) = gpu.attention() else { return Some(if gpu.plain { Attended::Plain } else { Attended::Own }) };
     let [forward, backward] = attention.plans.texts();
     let version = cudnn::installed().unwrap_or_default();
     Some(Attended::Cudnn { version, gpu: gpu.gpu.name.clone(), shape: attention.of.to_string(), forward, backward })
@@ -129,6 +137,13 @@ mod tests {
         assert_eq!(decided(&Attended::Own, Attention::Own, true, SAME), (Again::Own, None));
         let (again, why) = decided(&Attended::Own, Attention::Cudnn, true, SAME);
         assert!(again == Again::Anew && why.is_some());
+        assert_eq!(decided(&Attended::Plain, Attention::Plain, true, SAME), (Again::Own, None));
+        for (stored, asked, expected) in
+            [(Attended::Own, Attention::Plain, Again::Own), (Attended::Plain, Attention::Auto, Again::Anew)]
+        {
+            let (again, why) = decided(&stored, asked, true, SAME);
+            assert!(again == expected && why.is_some(), "{stored:?} {asked:?}");
+        }
         assert_eq!(decide(None, Attention::Auto, true, "", "", || Ok(String::new())), (Again::Anew, None));
     }
 }
