@@ -62,12 +62,21 @@ impl Tensor {
     pub fn meets(self, other: Tensor) -> bool {
         self.at < other.end() && other.at < self.end()
     }
+    /// Its elements, whatever their numbers are.
+    pub fn as_elements(self) -> Tensor {
+        Tensor::range(self.at, self.end())
+    }
+    /// The numbers `first .. first + n` as one row.
+    pub fn part(self, first: usize, n: usize) -> Tensor {
+        assert!(first + n <= self.len(), "numbers {first}..{} of {self:?}", first + n);
+        assert!(!self.half || first.is_multiple_of(2), "number {first} of {self:?} begins within an element");
+        let before = Tensor { rows: 1, cols: first, ..self };
+        Tensor { at: before.end(), cols: n, ..before }
+    }
     /// Rows `first .. first + rows`, still a matrix.
     pub fn rows(self, first: usize, rows: usize) -> Tensor {
         assert!(first + rows <= self.rows, "rows {first}..{} of {}", first + rows, self.rows);
-        let before = Tensor { rows: first, ..self };
-        assert!(!self.half || before.len().is_multiple_of(2), "row {first} of {self:?} begins within an element");
-        Tensor { at: self.at + before.elements(), rows, ..self }
+        Tensor { rows, cols: self.cols, ..self.part(first * self.cols, rows * self.cols) }
     }
 }
 
@@ -115,6 +124,10 @@ impl Plan {
     /// an odd number of columns stays f32.
     pub fn operand(&mut self, kind: Kind, rows: usize, cols: usize) -> Tensor {
         self.place(kind, Tensor { at: 0, rows, cols, half: self.halves && cols.is_multiple_of(2) })
+    }
+    /// A place for a matrix of the same shape and type.
+    pub fn like(&mut self, kind: Kind, t: Tensor) -> Tensor {
+        self.place(kind, t)
     }
     /// A place for the copies in bf16 of the elements `of`, weights that products read, where they round them to it anyway.
     pub fn copy(&mut self, kind: Kind, of: Range<usize>) {

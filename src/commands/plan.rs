@@ -51,7 +51,7 @@ pub fn front(model: &Decoder) -> usize {
 pub fn memory_rows(plan: &Plan, model: &Decoder, ranks: usize, near: usize, threads: usize) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
     let heads = model.config().heads(model.shape().seq);
-    let scratch = ops::gemm::WORKSPACE_ELEMENTS + ops::attention::workspace_elements(heads, threads);
+    let scratch = ops::gemm::workspace_elements(threads) + ops::attention::workspace_elements(heads, threads);
     vec![
         ("parameters", kind(Kind::Parameters)),
         ("gradients", kind(Kind::Gradients)),

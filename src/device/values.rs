@@ -25,6 +25,13 @@ impl<'a> Values<'a> {
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
+    /// The numbers from the i-th on.
+    pub fn skip(self, i: usize) -> Values<'a> {
+        match self {
+            Values::F32(x) => Values::F32(&x[i..]),
+            Values::Bf16(x) => Values::Bf16(&x[i..]),
+        }
+    }
     /// Panics where they are bf16: of an operand that always is f32.
     pub fn f32(self) -> &'a [f32] {
         match self {
@@ -35,6 +42,12 @@ impl<'a> Values<'a> {
 }
 
 impl<'a> ValuesMut<'a> {
+    pub fn len(&self) -> usize {
+        match self {
+            ValuesMut::F32(x) => x.len(),
+            ValuesMut::Bf16(x) => x.len(),
+        }
+    }
     pub fn is_empty(&self) -> bool {
         match self {
             ValuesMut::F32(x) => x.is_empty(),
@@ -54,6 +67,12 @@ impl<'a> ValuesMut<'a> {
             ValuesMut::Bf16(x) => x,
             ValuesMut::F32(x) => panic!("{} numbers in f32 where bf16 is written", x.len()),
         }
+    }
+}
+
+impl<'a> From<&'a mut [f32]> for ValuesMut<'a> {
+    fn from(x: &'a mut [f32]) -> ValuesMut<'a> {
+        ValuesMut::F32(x)
     }
 }
 

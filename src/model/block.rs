@@ -78,15 +78,14 @@ impl Cache {
     pub fn keep(&self, dev: &Device, qkv: Tensor, h: Heads) {
         let first = self.len - qkv.rows;
         for row in 0..qkv.rows {
-            let key = qkv.at + row * qkv.cols + h.q * h.size;
-            let value = key + h.kv * h.size;
-            elementwise::copy(dev, self.keys.rows(first + row, 1), Tensor::range(key, value));
-            elementwise::copy(dev, self.values.rows(first + row, 1), Tensor::range(value, value + h.kv * h.size));
+            let (key, wide) = (row * qkv.cols + h.q * h.size, h.kv * h.size);
+            elementwise::copy(dev, self.keys.rows(first + row, 1), qkv.part(key, wide));
+            elementwise::copy(dev, self.values.rows(first + row, 1), qkv.part(key + wide, wide));
         }
     }
 }
 
-/// What the forward leaves for the backward. n1, n2 and act are read by products alone.
+/// What the forward leaves for the backward. n1, n2, act, and qkv where nothing comes between, are read by products alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved {
     pub n1: Tensor,
@@ -109,10 +108,12 @@ impl Saved {
         let matrix = |p: &mut Plan, cols| p.matrix(Kind::Activations, rows, cols);
         let operand = |p: &mut Plan, cols| p.operand(Kind::Activations, rows, cols);
         let qkv = c.heads(1).width();
+        // what a product has made and products read; norms and rotation work on f32
+        let untouched = !c.qk_norm && !matches!(c.position, Position::Rotary { .. });
         Saved {
             n1: operand(p, c.width),
             n1_stats: matrix(p, 2),
-            qkv: matrix(p, qkv),
+            qkv: if untouched { operand(p, qkv) } else { matrix(p, qkv) },
             raw: c.qk_norm.then(|| [matrix(p, qkv), matrix(p, c.heads + c.kv_heads)]),
             att: matrix(p, c.heads * c.head_dim),
             lse: matrix(p, c.heads),
@@ -149,7 +150,8 @@ impl Saved {
     }
 }
 
-/// Gradients in flight; one set serves every block. Those of attention and those of the MLP lie in the same place.
+/// Gradients in flight; one set serves every block. Those of attention and those of the MLP lie in the same place. That of a
+/// nonlinearity of one number is read by products alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
     pub n: Tensor,
@@ -159,24 +161,19 @@ pub struct Flight {
     pub up: Tensor,
     /// For SwiGLU.
     pub act: Option<Tensor>,
-    /// The place.
-    shared: Tensor,
 }
 
 impl Flight {
-    pub fn plan(p: &mut Plan, s: &Saved) -> Flight {
-        let like = |p: &mut Plan, t: Tensor| p.matrix(Kind::Activations, t.rows, t.cols);
-        let n = like(p, s.n1);
-        let (shared, (up, act), (qkv, raw, att)) = p.in_turn(
-            Kind::Activations,
-            |p| (like(p, s.up), (s.up.cols != s.act.cols).then(|| like(p, s.act))),
-            |p| (like(p, s.qkv), s.raw.map(|[raw, _]| like(p, raw)), like(p, s.att)),
-        );
-        Flight { n, qkv, raw, att, up, act, shared }
-    }
-
-    pub fn activations(&self) -> [Tensor; 2] {
-        [self.n, self.shared]
+    /// `n`, a matrix like the block's input, lies elsewhere.
+    pub fn plan(p: &mut Plan, kind: Kind, s: &Saved, n: Tensor) -> Flight {
+        let f32s = |p: &mut Plan, t: Tensor| p.matrix(kind, t.rows, t.cols);
+        let of_mlp = |p: &mut Plan| match s.up.cols == s.act.cols {
+            true => (p.operand(kind, s.up.rows, s.up.cols), None),
+            false => (f32s(p, s.up), Some(f32s(p, s.act))),
+        };
+        let of_attention = |p: &mut Plan| (f32s(p, s.qkv), s.raw.map(|[raw, _]| f32s(p, raw)), f32s(p, s.att));
+        let (_, (up, act), (qkv, raw, att)) = p.in_turn(kind, of_mlp, of_attention);
+        Flight { n, qkv, raw, att, up, act }
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Decoder {
     pub(super) normed: Tensor,
     pub(super) stats: Tensor,
     pub(super) logits: Tensor,
+    /// Where the logits lie, and after them the gradients in flight but `n`.
+    passing: Tensor,
 }
 
 /// What only the backward needs.
@@ -106,14 +108,20 @@ impl Decoder {
         let saved: Vec<Saved> = (0..sets).map(|_| Saved::plan(p, c, rows)).collect();
         let normed = p.operand(Kind::Activations, rows, c.width);
         let stats = p.matrix(Kind::Activations, rows, 2);
-        let training = grads.map(|grads| Training {
-            grads,
-            flight: Flight::plan(p, &saved[0]),
-            d: p.matrix(Kind::Activations, rows, c.width),
-        });
+        let in_flight = grads.map(|grads| (grads, p.matrix(Kind::Activations, rows, c.width)));
         let most = (LOGITS / c.vocab_rows()).max(LOGIT_ROWS);
         let even = rows.div_ceil(rows.div_ceil(most).max(1));
-        let logits = p.matrix(Kind::Workspace, even, c.vocab_rows());
+        let (passing, logits, training) = p.in_turn(
+            Kind::Workspace,
+            |p| p.matrix(Kind::Workspace, even, c.vocab_rows()),
+            |p| {
+                in_flight.map(|(grads, n)| Training {
+                    grads,
+                    flight: Flight::plan(p, Kind::Workspace, &saved[0], n),
+                    d: p.matrix(Kind::Workspace, rows, c.width),
+                })
+            },
+        );
         // A set for every block leaves nothing to compute again.
         let recompute = if sets == c.layers { Recompute::None } else { Recompute::Block };
         let config = c.clone();
@@ -132,6 +140,7 @@ impl Decoder {
             normed,
             stats,
             logits,
+            passing,
         }
     }
 
@@ -146,9 +155,13 @@ impl Decoder {
     }
     /// What may be kept in the numbers that products read: all that flows forwards and backwards, but no statistics.
     pub fn activations(&self) -> Vec<Tensor> {
-        let flight = self.training.iter().flat_map(|t| t.flight.activations().into_iter().chain([t.d]));
+        let n = self.training.iter().map(|t| t.flight.n);
         let saved = self.saved.iter().flat_map(Saved::activations);
-        self.x.iter().copied().chain(saved).chain(flight).chain([self.normed, self.logits]).collect()
+        self.x.iter().copied().chain(saved).chain(n).chain([self.normed, self.passing]).collect()
+    }
+    /// Whether a product leaves keys and values in bf16, which is then how they are kept.
+    pub(super) fn keys_in_bf16(&self) -> bool {
+        self.saved[0].qkv.half
     }
     /// Rows whose logits exist at once.
     pub fn logit_rows(&self) -> usize {

@@ -29,7 +29,8 @@ impl Generator {
     pub fn plan(p: &mut Plan, c: &Config, capacity: usize) -> Result<Generator> {
         c.validate(capacity)?;
         let decoder = Decoder::plan_inference(p, c, Shape { micro_batch: 1, seq: capacity }, 1);
-        let mut matrix = || p.matrix(Kind::Activations, capacity, c.kv_heads * c.head_dim);
+        let (cols, half) = (c.kv_heads * c.head_dim, decoder.keys_in_bf16());
+        let mut matrix = || p.like(Kind::Activations, Tensor { at: 0, rows: capacity, cols, half });
         let kept = (0..c.layers).map(|_| [matrix(), matrix()]).collect();
         Ok(Generator { decoder, kept, len: 0 })
     }

@@ -38,8 +38,9 @@ pub fn forward(dev: &Device, kind: Activation, y: Tensor, x: Tensor) {
             let x = x.f32();
             let of = |first: usize, n: usize| &x[first..][..n];
             match kind {
-                Activation::Gelu => fill_rows(y, PIECE, |r, cols, y| gelu(y, of(r * PIECE + cols.start, y.len()))),
-                Activation::Relu => fill_rows(y, PIECE, |r, cols, y| relu(y, of(r * PIECE + cols.start, y.len()))),
+                Activation::Gelu | Activation::Relu => {
+                    fill_rows(y, PIECE, |r, cols, y| value(kind, y, of(r * PIECE + cols.start, y.len())));
+                }
                 Activation::SwiGlu => fill_rows(y, f, |r, cols, y| {
                     let (up, gate) = (r * 2 * f + cols.start, r * 2 * f + f + cols.start);
                     swiglu(y, of(up, y.len()), of(gate, y.len()));
@@ -109,6 +110,24 @@ pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Option<Tensor>, 
     }
 }
 
+/// y = f(x), of a function of one number.
+pub(super) fn value(kind: Activation, y: &mut [f32], x: &[f32]) {
+    match kind {
+        Activation::Gelu => gelu(y, x),
+        Activation::Relu => relu(y, x),
+        Activation::SwiGlu => unreachable!("SwiGLU reads two numbers"),
+    }
+}
+
+/// dx ← dx f′(x), of a function of one number.
+pub(super) fn slope(kind: Activation, dx: &mut [f32], x: &[f32]) {
+    match kind {
+        Activation::Gelu => gelu_backward(dx, x),
+        Activation::Relu => relu_backward(dx, x),
+        Activation::SwiGlu => unreachable!("SwiGLU reads two numbers"),
+    }
+}
+
 /// One row's dx, which holds dy on entry where dy is empty.
 fn row_backward(kind: Activation, dx: &mut [f32], dy: &[f32], x: &[f32]) {
     if kind == Activation::SwiGlu {
@@ -118,7 +137,7 @@ fn row_backward(kind: Activation, dx: &mut [f32], dy: &[f32], x: &[f32]) {
     if !dy.is_empty() {
         dx.copy_from_slice(dy);
     }
-    if kind == Activation::Gelu { gelu_backward(dx, x) } else { relu_backward(dx, x) }
+    slope(kind, dx, x);
 }
 
 /// 2 √(2/π), and that times 0.044715.

@@ -19,12 +19,13 @@ pub fn zero(dev: &Device, x: Tensor) {
     }
 }
 
-/// y = x, of equal lengths.
+/// y = x, of equal lengths and one type.
 pub fn copy(dev: &Device, y: Tensor, x: Tensor) {
-    assert_eq!(y.len(), x.len(), "copy: {y:?} from {x:?}");
+    assert_eq!((y.len(), y.half), (x.len(), x.half), "copy: {y:?} from {x:?}");
     let _at = dev.tally("copy", 0, &[y, x]);
     match dev {
-        Device::Cpu(d) => d.arena.op([y], [x], |[y], [x]| {
+        // as they lie, in f32 or bf16
+        Device::Cpu(d) => d.arena.op([y.as_elements()], [x.as_elements()], |[y], [x]| {
             pieces([(y, PIECE)], [(x, PIECE)], |_, [y], [x]| y.copy_from_slice(x));
         }),
         Device::Cuda(d) => d.copy(y, x),

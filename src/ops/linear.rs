@@ -6,13 +6,13 @@
 //! dW += dyᵀ x
 //! db += Σ_rows dy
 //! ```
-//! On the CPU x may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its
+//! On the CPU x, y and dy may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its
 //! gradient summed up, within a product, where cuBLASLt has an algorithm for that.
 use super::gemm::{self, Into, Layout};
 use super::rows::{PIECE, column_sums, or_empty, pieces};
 use super::simd::{add_to, halve};
 use crate::device::cuda::{Cuda, Finish, Grid, Operand, Product, STRIPS};
-use crate::device::{Device, ValuesMut};
+use crate::device::{Cpu, Device};
 use crate::tensor::Tensor;
 
 /// y = x Wᵀ + b (+ residual).
@@ -25,7 +25,7 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
     let _at = dev.tally("linear forward", 2 * n * c * o, &[y, x, w, operands[2], operands[3]]);
     match dev {
         Device::Cpu(d) => d.arena.op_either([y], operands, |[y], [x, w, b, residual]| {
-            let (y, b, residual) = (y.f32(), b.f32(), residual.f32());
+            let (b, residual) = (b.f32(), residual.f32());
             let finish = |row: usize, col: usize, y: &mut [f32]| {
                 if !b.is_empty() {
                     add_to(y, &b[col..][..y.len()]);
@@ -59,24 +59,17 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
     assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
     let (w, outs) = (as_read(dev, w), [dx, dw, or_empty(db)]);
-    // what each of the three passes reads and writes; on a GPU the first is not one of its own
-    let (for_db, for_dx, for_dw) = ([outs[2], outs[2], dy], [dx, dy, w], [dw, dw, dy, x]);
+    let for_dx = [dx, dy, w];
     match dev {
-        Device::Cpu(d) => d.arena.op_either(outs, [dy, x, w], |outs, [dy, x, w]| {
-            let ([dx, dw, db], dy) = (outs.map(ValuesMut::f32), dy.f32());
-            if !db.is_empty() {
-                let _at = dev.tally("linear db", 0, &for_db);
-                column_sums(db, n, |rows, columns, sums| {
-                    rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
-                });
-            }
+        Device::Cpu(d) => {
             {
                 let _at = dev.tally("linear dx", 2 * n * c * o, &for_dx);
-                gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy.into(), o), (w, c));
+                d.arena.op_either([dx], [dy, w], |[dx], [dy, w]| {
+                    gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+                });
             }
-            let _at = dev.tally("linear dW", 2 * n * c * o, &for_dw);
-            gemm::product(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy.into(), o), (x, c));
-        }),
+            parameters(dev, d, dw, db, dy, x);
+        }
         Device::Cuda(d) => {
             let ([dx_at, dw_at, db_at], [dy_at, x_at, w_at]) = d.op(outs, [dy, x, w]);
             let [dy_m, x_m, w_m] = [d.operand(dy, dy_at), d.operand(x, x_at), d.operand(w, w_at)];
@@ -86,7 +79,7 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
                 let (transposed, finish) = ([false, false], Finish::Nothing);
                 d.multiply(&Product { y, a: dy_m, b: w_m, transposed, add: None, finish });
             }
-            let _at = dev.tally("linear dW", 2 * n * c * o, &for_dw);
+            let _at = dev.tally("linear dW", 2 * n * c * o, &[dw, dw, dy, x]);
             to_parameters(d, d.operand(dw, dw_at), db_at, dy_m, x_m);
         }
         Device::Reference(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
@@ -97,6 +90,23 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
             }
         }),
     }
+}
+
+/// dw += dyᵀ x; db += Σ dy, for which dy has to be f32.
+pub(super) fn parameters(dev: &Device, d: &Cpu, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor) {
+    let (n, c, o) = (x.rows, x.cols, dy.cols);
+    if let Some(db) = db {
+        let _at = dev.tally("linear db", 0, &[db, db, dy]);
+        d.arena.op([db], [dy], |[db], [dy]| {
+            column_sums(db, n, |rows, columns, sums| {
+                rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
+            });
+        });
+    }
+    let _at = dev.tally("linear dW", 2 * n * c * o, &[dw, dw, dy, x]);
+    d.arena.op_either([dw], [dy, x], |[dw], [dy, x]| {
+        gemm::product(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
+    });
 }
 
 /// dw += dyᵀ x; db += Σ dy, where db is an address other than null. Of dy, x and dw as they lie on the GPU.
@@ -125,7 +135,7 @@ pub(super) fn to_parameters(d: &Cuda, dw: Operand, db: u64, dy: Operand, x: Oper
 
 /// A weight as products read it: on the CPU its copy in bf16, where the plan has one. What was written since without its copy (a
 /// checkpoint, a message) is copied first; AdamW has written both.
-fn as_read(dev: &Device, w: Tensor) -> Tensor {
+pub(super) fn as_read(dev: &Device, w: Tensor) -> Tensor {
     let Device::Cpu(d) = dev else { return w };
     let Some(copy) = d.arena.copy_of(w) else { return w };
     while let Some(part) = d.arena.take_stale(w) {

@@ -7,19 +7,25 @@
 //!             dV += dyᵀ act           dc += Σ_rows dy
 //!             dW += dinnerᵀ x         db += Σ_rows dinner
 //! ```
-//! `inner` and `dinner` are (n, F), for SwiGLU (n, 2F). On the CPU these are [`linear`] and [`activation`], one after the other;
-//! db is summed up while dinner is made. What a function of one number leaves of dact is not needed: dinner takes its place.
+//! `inner` and `dinner` are (n, F), for SwiGLU (n, 2F). A nonlinearity of one number is the end of the product before it, forwards
+//! and backwards, where the device can: it then takes no pass over memory. db is summed up while dinner is made.
 //!
-//! On a GPU, GELU is the end of its product (cuBLASLt's epilogues `GELU_AUX_BIAS` and `DGELU`), where F is a multiple of 8 and the
-//! library has an algorithm. `inner` is then what the library keeps for the backward, in the activations' own type: the sum
-//! with the bias, before GELU, so that either side may be fused without the other. The library's
-//! GELU is the tanh form, as ours. Its ReLU makes a NaN 0, where ours does not, and keeps bits for the backward: ReLU has its own
-//! kernels, as SwiGLU has, which reads two columns for one.
+//! | | at the end of a product | otherwise |
+//! |---|---|---|
+//! | CPU | GELU, ReLU | SwiGLU, which reads two columns for one |
+//! | GPU | GELU, where F is a multiple of 8 and cuBLASLt has an algorithm (`GELU_AUX_BIAS`, `DGELU`) | ReLU: the library's makes a NaN 0, where ours does not, and keeps bits for the backward |
+//! | reference | | all |
+//!
+//! With bf16 these products' results, inner, act and dinner, lie in bf16, rounded once their f32 has been used: act is f of the sum
+//! before it is rounded, f′ that of the rounded. On the GPU `inner` is what the library keeps, in the activations' own type: the sum with
+//! the bias, before GELU, so that either side may be fused without the other. Its GELU is the tanh form, as ours.
 use super::activation::{self, Activation};
+use super::gemm::{self, Into, Layout};
 use super::linear;
-use super::rows::or_empty;
+use super::rows::{PART, SharedValues, as_f32, or_empty};
+use super::simd::add_to;
 use crate::device::cuda::{Finish, Product};
-use crate::device::{Cuda, Device};
+use crate::device::{Cpu, Cuda, Device};
 use crate::tensor::Tensor;
 
 /// The parameters, W, b, V and c above, or their gradients.
@@ -33,8 +39,17 @@ pub struct Layers {
 
 /// act and inner.
 pub fn forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Tensor, w: &Layers) {
-    if !fused_forward(dev, kind, act, inner, x, w.up, w.up_bias) {
-        linear::forward(dev, inner, x, w.up, w.up_bias, None);
+    let (up, b) = (linear::as_read(dev, w.up), w.up_bias);
+    let (rows, wide) = ((act.rows, act.rows), kind.inputs() * act.cols);
+    assert_eq!((rows, w.up.cols, w.up.rows), ((inner.rows, x.rows), x.cols, wide), "mlp: {act:?}, {inner:?}, {x:?}, {up:?}");
+    assert!(inner.cols == wide && b.is_none_or(|b| b.len() == wide), "mlp: {inner:?}, b {b:?} of {act:?}");
+    let fused = match dev {
+        Device::Cpu(d) => forward_on_cpu(dev, d, kind, act, inner, x, up, b),
+        Device::Cuda(d) => forward_on_gpu(dev, d, kind, act, inner, x, up, b),
+        Device::Reference(_) => false,
+    };
+    if !fused {
+        linear::forward(dev, inner, x, w.up, b, None);
         activation::forward(dev, kind, act, inner);
     }
 }
@@ -54,8 +69,16 @@ pub fn backward(
     inner: Tensor,
     w: &Layers,
 ) {
+    let (down, shape) = (linear::as_read(dev, w.down), (act.rows, kind.inputs() * act.cols));
+    assert!([dinner, inner].iter().all(|t| (t.rows, t.cols) == shape), "mlp: {dinner:?}, {inner:?} of {act:?}");
+    assert!((w.down.rows, w.down.cols, dy.rows) == (dy.cols, act.cols, act.rows), "mlp: w {down:?}, dy {dy:?} of {act:?}");
     let mut left = g.up_bias;
-    if !fused_backward(dev, kind, dinner, g.down, g.down_bias, dy, act, inner, w.down) {
+    let fused = match dev {
+        Device::Cpu(d) => backward_on_cpu(dev, d, kind, dinner, &mut left, g, dy, act, inner, down),
+        Device::Cuda(d) => backward_on_gpu(dev, d, kind, dinner, g, dy, act, inner, down),
+        Device::Reference(_) => false,
+    };
+    if !fused {
         linear::backward(dev, dact.unwrap_or(dinner), g.down, g.down_bias, dy, act, w.down);
         // on a GPU the sums are the end of the product that reads dinner
         let sums = left.take_if(|_| !matches!(dev, Device::Cuda(_)));
@@ -64,23 +87,86 @@ pub fn backward(
     linear::backward(dev, dx, g.up, left, dinner, x, w.up);
 }
 
-/// The GPU, for a nonlinearity that the end of a product can be.
-fn fusing(dev: &Device, kind: Activation) -> Option<&Cuda> {
-    match dev {
-        Device::Cuda(d) if kind == Activation::Gelu => Some(d),
-        _ => None,
+/// Whether it was done.
+fn forward_on_cpu(
+    dev: &Device,
+    d: &Cpu,
+    kind: Activation,
+    act: Tensor,
+    inner: Tensor,
+    x: Tensor,
+    w: Tensor,
+    b: Option<Tensor>,
+) -> bool {
+    if kind == Activation::SwiGlu {
+        return false;
     }
+    let (n, c, f) = (x.rows, x.cols, act.cols);
+    let operands = [x, w, or_empty(b)];
+    let _at = dev.tally("linear forward", 2 * n * c * f, &[act, inner, x, w, operands[2]]);
+    d.arena.op_either([act, inner], operands, |[act, inner], [x, w, b]| {
+        let (act, b) = (SharedValues::new(act), b.f32());
+        let finish = |row: usize, col: usize, sum: &mut [f32]| {
+            if !b.is_empty() {
+                add_to(sum, &b[col..][..sum.len()]);
+            }
+            // SAFETY: each part of a row is seen once, by one task.
+            unsafe { act.fill(row * f + col, sum.len(), |at, act| activation::value(kind, act, &sum[at..][..act.len()])) };
+        };
+        gemm::finished(d.precision, Layout::NT, [n, f, c], Into::Overwrite, (inner, f), (x, c), (w, c), finish);
+    });
+    true
+}
+
+/// Whether it was done; db is then taken out of `db`, and added to.
+fn backward_on_cpu(
+    dev: &Device,
+    d: &Cpu,
+    kind: Activation,
+    dinner: Tensor,
+    db: &mut Option<Tensor>,
+    g: &Layers,
+    dy: Tensor,
+    act: Tensor,
+    inner: Tensor,
+    w: Tensor,
+) -> bool {
+    if kind == Activation::SwiGlu {
+        return false;
+    }
+    let (n, c, f) = (dy.rows, dy.cols, act.cols);
+    let db = or_empty(db.take());
+    {
+        let _at = dev.tally("linear dx", 2 * n * c * f, &[dinner, dy, inner, w, db, db]);
+        d.arena.op_either([dinner, db], [dy, inner, w], |[dinner, db], [dy, inner, w]| {
+            let finish = |row: usize, col: usize, dact: &mut [f32]| {
+                let mut room = [0f32; PART];
+                for (i, dact) in dact.chunks_mut(PART).enumerate() {
+                    activation::slope(kind, dact, as_f32(inner, row * f + col + i * PART, dact.len(), &mut room));
+                }
+            };
+            let size = [n, f, c];
+            gemm::summed(d.precision, Layout::NN, size, Into::Overwrite, (dinner, f), (dy, c), (w, f), finish, db.f32());
+        });
+    }
+    linear::parameters(dev, d, g.down, g.down_bias, dy, act);
+    true
 }
 
 /// Whether it was done.
-fn fused_forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>) -> bool {
-    let Some(d) = fusing(dev, kind) else { return false };
-    assert_eq!(
-        (act.rows, act.cols, act.rows, w.cols),
-        (inner.rows, inner.cols, x.rows, x.cols),
-        "mlp: {act:?}, {inner:?}, {x:?}"
-    );
-    assert!(w.rows == act.cols && b.is_none_or(|b| b.len() == w.rows), "mlp: w {w:?}, b {b:?} of {act:?}");
+fn forward_on_gpu(
+    dev: &Device,
+    d: &Cuda,
+    kind: Activation,
+    act: Tensor,
+    inner: Tensor,
+    x: Tensor,
+    w: Tensor,
+    b: Option<Tensor>,
+) -> bool {
+    if kind != Activation::Gelu {
+        return false;
+    }
     let ([act_at, inner_at], [x_at, w_at, bias]) = d.op([act, inner], [x, w, or_empty(b)]);
     let finish = Finish::Gelu { inner: inner_at, bias: (bias != 0).then_some(bias) };
     let [y, a, b] = [d.operand(act, act_at), d.operand(x, x_at), d.operand(w, w_at)];
@@ -94,22 +180,22 @@ fn fused_forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: 
 }
 
 /// Whether it was done.
-fn fused_backward(
+fn backward_on_gpu(
     dev: &Device,
+    d: &Cuda,
     kind: Activation,
     dinner: Tensor,
-    dw: Tensor,
-    db: Option<Tensor>,
+    g: &Layers,
     dy: Tensor,
     act: Tensor,
     inner: Tensor,
     w: Tensor,
 ) -> bool {
-    let Some(d) = fusing(dev, kind) else { return false };
-    assert!([dinner, act].iter().all(|t| (t.rows, t.cols) == (inner.rows, inner.cols)), "mlp: {dinner:?}, {act:?}, {inner:?}");
-    assert!((w.rows, w.cols) == (dy.cols, act.cols) && dy.rows == act.rows, "mlp: w {w:?}, dy {dy:?} of {act:?}");
-    assert!((dw.rows, dw.cols) == (w.rows, w.cols) && db.is_none_or(|b| b.len() == w.rows), "mlp: dw {dw:?}, db {db:?} of {w:?}");
-    let ([dinner_at, dw_at, db_at], [dy_at, act_at, inner_at, w_at]) = d.op([dinner, dw, or_empty(db)], [dy, act, inner, w]);
+    if kind != Activation::Gelu {
+        return false;
+    }
+    let (dw, db) = (g.down, or_empty(g.down_bias));
+    let ([dinner_at, dw_at, db_at], [dy_at, act_at, inner_at, w_at]) = d.op([dinner, dw, db], [dy, act, inner, w]);
     let [y, a, b] = [d.operand(dinner, dinner_at), d.operand(dy, dy_at), d.operand(w, w_at)];
     let finish = Finish::GeluSlope { inner: inner_at };
     let product = Product { y, a, b, transposed: [false, false], add: None, finish };

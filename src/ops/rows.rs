@@ -1,8 +1,9 @@
 //! How the ops share their work among threads: pieces of fixed size, whatever the number of threads, so that no sum
 //! depends on it.
-use super::simd::{add_to, halve};
-use crate::device::{ValuesMut, threads};
+use super::simd::{add_to, halve, widen};
+use crate::device::{Values, ValuesMut, threads};
 use crate::tensor::Tensor;
+use half::bf16;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -39,7 +40,7 @@ pub fn pieces<T: Send, const O: usize, const I: usize>(
 }
 
 /// Structural: numbers that are computed in f32 before they are rounded; they lie on the stack, in the first-level cache.
-const PART: usize = 1024;
+pub const PART: usize = 256;
 
 /// Fills rows of `c` numbers, of which the last may be shorter, on all threads: `f(row, columns, part)` writes the numbers of these
 /// columns, which follow one another from the row's first to its last. In bf16 a part is rounded when it is complete.
@@ -186,5 +187,51 @@ impl<'a, T> Shared<'a, T> {
         assert!(at <= self.len, "element {at} of {}", self.len);
         // SAFETY: in bounds (above).
         unsafe { self.base.add(at) }
+    }
+}
+
+/// [`Shared`], in f32 or in bf16.
+#[derive(Clone, Copy)]
+pub enum SharedValues<'a> {
+    F32(Shared<'a>),
+    Bf16(Shared<'a, bf16>),
+}
+
+impl<'a> SharedValues<'a> {
+    pub fn new(x: ValuesMut<'a>) -> SharedValues<'a> {
+        match x {
+            ValuesMut::F32(x) => SharedValues::F32(Shared::new(x)),
+            ValuesMut::Bf16(x) => SharedValues::Bf16(Shared::new(x)),
+        }
+    }
+    /// The elements `at .. at + len` become what `f` writes, [`PART`] of them at a time: `f(first, part)`.
+    ///
+    /// # Safety
+    /// As for [`Shared::piece`].
+    pub unsafe fn fill(&self, at: usize, len: usize, mut f: impl FnMut(usize, &mut [f32])) {
+        match self {
+            // SAFETY: the caller's promise.
+            SharedValues::F32(x) => f(0, unsafe { x.piece(at, len) }),
+            SharedValues::Bf16(x) => {
+                let mut room = [0f32; PART];
+                // SAFETY: as above.
+                for (i, to) in unsafe { x.piece(at, len) }.chunks_mut(PART).enumerate() {
+                    let part = &mut room[..to.len()];
+                    f(i * PART, part);
+                    halve(to, part);
+                }
+            }
+        }
+    }
+}
+
+/// At most [`PART`] numbers as f32: where they lie, or in `room`.
+pub fn as_f32<'a>(x: Values<'a>, at: usize, len: usize, room: &'a mut [f32; PART]) -> &'a [f32] {
+    match x {
+        Values::F32(x) => &x[at..][..len],
+        Values::Bf16(x) => {
+            widen(&mut room[..len], &x[at..][..len]);
+            &room[..len]
+        }
     }
 }

@@ -230,11 +230,24 @@ pub fn to_bf16(x: f32) -> bf16 {
     bf16::from_bits(((round_bf16(x).to_bits() | quiet) >> 16) as u16)
 }
 
+/// x, which f32 holds as it is.
+#[inline(always)]
+pub fn from_bf16(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
+}
+
 wide! {
     /// y = x rounded to bf16, as far as y reaches.
     pub fn halve(y: &mut [bf16], x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = to_bf16(*x);
+        }
+    }
+
+    /// y = x, as far as y reaches.
+    pub fn widen(y: &mut [f32], x: &[bf16]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = from_bf16(*x);
         }
     }
 }

@@ -68,7 +68,7 @@ fn storage_in_bf16_does_not_show() {
     }
 }
 
-/// n1, n2 and the activation of each block, and what the head reads, at two bytes a number less.
+/// n1, qkv, n2 and the activation of each block, and what the head reads, at two bytes a number less.
 #[test]
 fn what_products_read_takes_half() {
     let c = Config::preset("nano").unwrap();
@@ -77,7 +77,7 @@ fn what_products_read_takes_half() {
         Decoder::plan(&mut plan, &c, shape, Recompute::None, 1);
         plan.bytes(Kind::Activations)
     };
-    let saved = 2 * 256 * (c.layers * (2 * c.width + c.hidden) + c.width);
+    let saved = 2 * 256 * (c.layers * (5 * c.width + c.hidden) + c.width);
     assert_eq!(bytes(Plan::default()) - bytes(Cpu::plan(Precision::Bf16)), saved);
     assert_eq!(bytes(Plan::default()), bytes(Cpu::plan(Precision::Fp32)));
 }

@@ -5,6 +5,7 @@ use llm_train::device::{Device, Precision};
 use llm_train::ops::activation::Activation;
 use llm_train::ops::adamw::Step;
 use llm_train::ops::attention::Heads;
+use llm_train::ops::mlp::{self, Layers};
 use llm_train::ops::norm::Norm;
 use llm_train::ops::rope::Scaling;
 use llm_train::ops::verdict::Verdict;
@@ -46,6 +47,34 @@ fn of_linear() {
                 b.agree("linear with one of two", &[y], 1e-5, |dev| linear::forward(dev, y, x, w, option(bias), None));
                 b.agree("linear with one of two", &[y], 1e-5, |dev| linear::forward(dev, y, x, w, None, option(residual)));
             }
+        }
+    }
+}
+
+#[test]
+fn of_mlps() {
+    for (n, c) in SIZES {
+        for (kind, f) in [(Activation::Gelu, 6), (Activation::Relu, 130), (Activation::Gelu, 300), (Activation::SwiGlu, 36)] {
+            let mut b = Bench::default();
+            let wide = kind.inputs() * f;
+            let (x, dy, dx) = (b.matrix(n, c), b.matrix(n, c), b.output(n, c));
+            let [inner, dinner] = [(); 2].map(|()| b.output(n, wide));
+            let [act, dact] = [(); 2].map(|()| b.output(n, f));
+            // so small that sums of them stay near 1
+            let mut numbers = Numbers::new(5);
+            let mut small = |rows, cols| b.filled(rows, cols, (0..rows * cols).map(|_| numbers.real() / 8.0).collect());
+            let [w, g] = [(); 2].map(|()| Layers {
+                up: small(wide, c),
+                up_bias: Some(small(1, wide)),
+                down: small(c, f),
+                down_bias: Some(small(1, c)),
+            });
+            let outs = [act, inner, dx, g.up, g.down, g.up_bias.expect("given"), g.down_bias.expect("given")];
+            let apart = (kind == Activation::SwiGlu).then_some(dact);
+            b.agree(&format!("{kind:?} {n} {c} {f}"), &outs, 2e-5, |dev| {
+                mlp::forward(dev, kind, act, inner, x, &w);
+                mlp::backward(dev, kind, dx, dinner, apart, &g, dy, x, act, inner, &w);
+            });
         }
     }
 }

@@ -6,6 +6,7 @@ use llm_train::device::threads::Threads;
 use llm_train::device::{
     Precision,
     Values::{Bf16, F32},
+    ValuesMut,
 };
 use llm_train::ops::gemm::{self, Into, Kernel, Layout};
 
@@ -38,13 +39,28 @@ fn hold(kernel: &Kernel, precision: Precision, layout: Layout, size: [usize; 3],
     let twice = |_, _, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
     let what = format!("{} {precision:?} {layout:?} {size:?} {into:?} gap {gap}", kernel.name);
     let before = c.clone();
-    gemm::with(kernel, precision, layout, size, into, (&mut c, ldc), (F32(&a), lda), (F32(&b), ldb), twice);
+    let mut sums = vec![1.0; if layout == Layout::NT { 0 } else { n }];
+    let (read_a, read_b) = ((F32(&a), lda), (F32(&b), ldb));
+    gemm::with(kernel, precision, layout, size, into, ((&mut c[..]).into(), ldc), read_a, read_b, twice, &mut sums);
+    hold_sums(&what, &sums, &c, [m, n, ldc]);
+    if into == Into::Overwrite {
+        // rounded when it is complete; where a slab of f32 is less deep than k, sums are added in another order
+        let mut half: Vec<bf16> = before.iter().map(|x| bf16::from_f32(*x)).collect();
+        let mut again = vec![1.0; sums.len()];
+        gemm::with(kernel, precision, layout, size, into, (ValuesMut::Bf16(&mut half), ldc), read_a, read_b, twice, &mut again);
+        for (i, (c, half)) in c.iter().zip(&half).enumerate() {
+            let near = (half.to_f64() - f64::from(*c)).abs() <= f64::from(c.abs()) / 256.0 + 1e-4;
+            let right = if k <= 1024 || c.is_nan() { half.to_bits() == bf16::from_f32(*c).to_bits() } else { near };
+            assert!(right, "{what}: element {i} in bf16 is {half}, in f32 {c}");
+        }
+        hold_sums(&what, &again, &c, [m, n, ldc]);
+    }
     if precision == Precision::Bf16 {
         // rounded beforehand in place of on the way: the same bits
         let [half_a, half_b] = [&a, &b].map(|x| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
         for (a, b) in [(Bf16(&half_a), F32(&b)), (F32(&a), Bf16(&half_b)), (Bf16(&half_a), Bf16(&half_b))] {
             let mut again = before.clone();
-            gemm::with(kernel, precision, layout, size, into, (&mut again, ldc), (a, lda), (b, ldb), twice);
+            gemm::with(kernel, precision, layout, size, into, ((&mut again[..]).into(), ldc), (a, lda), (b, ldb), twice, &mut []);
             let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
             assert!(c.iter().zip(&again).all(same), "{what}: operands in bf16 give another product");
         }
@@ -58,6 +74,16 @@ fn hold(kernel: &Kernel, precision: Precision, layout: Layout, size: [usize; 3],
         // an f32 sum of k products of numbers below 1
         let allowed = 6e-8 * (20.0 + k as f64) * (1.0 + exact.abs());
         assert!((f64::from(*c) - exact).abs() < allowed, "{what}: element {i} is {c}, expected {exact}");
+    }
+}
+
+/// Each column's sum over the rows of c, to which it was added: 1 before.
+fn hold_sums(what: &str, sums: &[f32], c: &[f32], [m, n, ldc]: [usize; 3]) {
+    for (j, sum) in sums.iter().enumerate() {
+        let column = (0..m).map(|i| f64::from(c[i * ldc + j]));
+        let (exact, size) = (1.0 + column.clone().sum::<f64>(), column.map(f64::abs).sum::<f64>());
+        let allowed = 6e-8 * 20.0 * (1.0 + size);
+        assert!((f64::from(*sum) - exact).abs() < allowed, "{what}: column {j} of {n} sums up to {sum}, expected {exact}");
     }
 }
 
@@ -85,9 +111,25 @@ fn products_of_few_rows_agree_with_f64() {
             let (mut again, half) = (c.clone(), precision == Precision::Bf16);
             let sources = if half { [Bf16(&halves[0]), Bf16(&halves[1])] } else { [F32(&a), F32(&b)] };
             for (c, a, b) in [(&mut c, F32(&a), F32(&b)), (&mut again, sources[0], sources[1])] {
-                gemm::finished(precision, Layout::NT, [m, n, k], into, (c, n + 2), (a, k + 3), (b, k + 1), twice);
+                gemm::finished(
+                    precision,
+                    Layout::NT,
+                    [m, n, k],
+                    into,
+                    ((&mut c[..]).into(), n + 2),
+                    (a, k + 3),
+                    (b, k + 1),
+                    twice,
+                );
             }
             assert!(c.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{m} {n} {k} {precision:?}");
+            if into == Into::Overwrite {
+                let mut half = vec![bf16::NAN; c.len()];
+                let to = (ValuesMut::Bf16(&mut half), n + 2);
+                gemm::finished(precision, Layout::NT, [m, n, k], into, to, (sources[0], k + 3), (sources[1], k + 1), twice);
+                let same = c.iter().zip(&half).all(|(c, half)| c.is_nan() && half.is_nan() || bf16::from_f32(*c) == *half);
+                assert!(same, "{m} {n} {k} {precision:?}: in bf16");
+            }
             for (i, c) in c.iter().enumerate().filter(|(i, _)| i % (n + 2) < n) {
                 let exact = 2.0 * exact[i / (n + 2) * n + i % (n + 2)];
                 assert!(
@@ -157,7 +199,18 @@ fn not_a_number_stays_one() {
             let (mut a, b, mut c) = (vec![1.0; 3 * 40], vec![1.0; 2 * 40], vec![0.0; 6]);
             a[40 + 7] = nan;
             let (a, b) = ((F32(&a), 40), (F32(&b), 40));
-            gemm::with(kernel, precision, Layout::NT, [3, 2, 40], Into::Overwrite, (&mut c, 2), a, b, |_, _, _| ());
+            gemm::with(
+                kernel,
+                precision,
+                Layout::NT,
+                [3, 2, 40],
+                Into::Overwrite,
+                ((&mut c[..]).into(), 2),
+                a,
+                b,
+                |_, _, _| (),
+                &mut [],
+            );
             let found: Vec<bool> = c.iter().map(|c| c.is_nan()).collect();
             assert_eq!(found, [false, false, true, true, false, false], "{} {precision:?} {nan:?}", kernel.name);
         }
@@ -170,12 +223,14 @@ fn the_number_of_threads_does_not_show() {
     let (a, b) = (matrix(&mut numbers, (300, 200), 200), matrix(&mut numbers, (410, 200), 200));
     for (kernel, precision) in kernels() {
         let run = |threads| {
-            let mut c = vec![0.0; 300 * 410];
+            let (mut c, mut sums) = (vec![0.0; 300 * 410], vec![0.0; 410]);
             Threads::new(threads, &[]).unwrap().install(|| {
-                let (c, a, b) = ((&mut c[..], 410), (F32(&a), 200), (F32(&b), 200));
-                gemm::with(kernel, precision, Layout::NT, [300, 410, 200], Into::Overwrite, c, a, b, |_, _, _| ());
+                let (size, into, finish) = ([300, 410, 200], Into::Overwrite, |_, _, _: &mut [f32]| ());
+                let (a, b, across) = ((F32(&a), 200), (F32(&b), 200), (F32(&b), 410));
+                gemm::with(kernel, precision, Layout::NN, size, into, ((&mut c[..]).into(), 410), a, across, finish, &mut sums);
+                gemm::with(kernel, precision, Layout::NT, size, into, ((&mut c[..]).into(), 410), a, b, finish, &mut []);
             });
-            c
+            (c, sums)
         };
         assert!(run(1) == run(3), "{}", kernel.name);
     }
@@ -185,7 +240,7 @@ fn the_number_of_threads_does_not_show() {
 fn small_product(a_stride: usize, b_len: usize) {
     let (a, b) = ([0.0; 10], [0.0; 10]);
     let (a, b) = ((F32(&a), a_stride), (F32(&b[..b_len]), 2));
-    gemm::product(Precision::Fp32, Layout::NN, [2, 2, 5], Into::Overwrite, (&mut [0.0; 4], 2), a, b);
+    gemm::product(Precision::Fp32, Layout::NN, [2, 2, 5], Into::Overwrite, ((&mut [0.0; 4][..]).into(), 2), a, b);
 }
 
 #[test]

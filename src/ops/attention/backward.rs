@@ -9,7 +9,7 @@
 //! ```
 use super::Heads;
 use super::tiles::{Small, load, takes, with_room};
-use crate::device::{Precision, threads};
+use crate::device::{Precision, Values, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
 use crate::ops::simd::{LANES, dot, exp, wide};
@@ -35,7 +35,7 @@ pub fn backward(
     dy: &[f32],
     y: &[f32],
     lse: &[f32],
-    qkv: &[f32],
+    qkv: Values,
     h: Heads,
     starts: Option<&[u32]>,
 ) {
@@ -55,7 +55,7 @@ fn key_head(
     dy: &[f32],
     y: &[f32],
     lse: &[f32],
-    qkv: &[f32],
+    qkv: Values,
     h: Heads,
     base: usize,
     kv: usize,
@@ -86,16 +86,15 @@ fn key_head(
                 let at = (base + top + r) * h.q + head;
                 (*lse_of, *delta) = (lse[at], row_dot(&dy[at * d..][..d], &y[at * d..][..d]));
             }
-            let query = (&qkv[(base + top) * w + head * d..], w);
-            let dy = (&dy[((base + top) * h.q + head) * d..], h.q * d);
+            let query = (qkv.skip((base + top) * w + head * d), w);
+            let dy = (Values::from(&dy[((base + top) * h.q + head) * d..]), h.q * d);
             let (q, dy_across) = (products.right(for_q, Layout::NT, query, n, d), products.right(for_dy, Layout::NT, dy, n, d));
             let (q_again, dy) =
                 (products.right(for_q_again, Layout::NN, query, d, n), products.right(for_dy_again, Layout::NN, dy, d, n));
             for first in (start(top)..top + n).step_by(KEYS) {
                 let keys = KEYS.min(t - first);
                 let rows = base + first..base + first + keys;
-                load(k, qkv, rows.clone(), w, h.key(kv), d);
-                load(v, qkv, rows, w, h.value(kv), d);
+                let (k, v) = (load(k, qkv, rows.clone(), w, h.key(kv), d), load(v, qkv, rows, w, h.value(kv), d));
                 // the first row that sees the first of some keys, and the keys that the last of some rows sees
                 let sees = |some: Range<usize>| (first + some.start).saturating_sub(top).min(n);
                 let seen = |some: Range<usize>| (top + some.end).saturating_sub(first).min(keys);
@@ -118,7 +117,8 @@ fn key_head(
                     gradients(p, ds, sees(j..j + 1).min(end), end, scale, &lses, &deltas);
                 }
                 let k = products.right(for_k_again, Layout::NN, (k, d), d, keys);
-                let p = products.left(for_p, Layout::NN, (p, ROWS), keys, n);
+                let p = products.left(for_p, Layout::NN, ((&*p).into(), ROWS), keys, n);
+                let ds = Values::from(&*ds);
                 let ds_again = products.left(for_ds_again, Layout::TN, (ds, ROWS), n, keys);
                 let ds = products.left(for_ds, Layout::NN, (ds, ROWS), keys, n);
                 let [dk, dv, dq] = [(first, h.key(kv)), (first, h.value(kv)), (top, head * d)]

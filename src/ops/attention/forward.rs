@@ -8,7 +8,7 @@
 //! ```
 use super::Heads;
 use super::tiles::{Small, takes, with_room};
-use crate::device::{Precision, threads};
+use crate::device::{Precision, Values, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
 use crate::ops::simd::{LANES, exp, wide};
@@ -26,7 +26,7 @@ pub fn room(h: Heads) -> usize {
     takes(ROWS * h.size) + takes(KEYS * ROWS) + packed.iter().map(|&(rows, k)| takes(gemm::room(rows, k))).sum::<usize>()
 }
 
-pub fn forward(precision: Precision, y: &mut [f32], lse: &mut [f32], qkv: &[f32], h: Heads, starts: Option<&[u32]>) {
+pub fn forward(precision: Precision, y: &mut [f32], lse: &mut [f32], qkv: Values, h: Heads, starts: Option<&[u32]>) {
     let (y, lse) = (Shared::new(y), Shared::new(lse));
     let tiles = h.seq.div_ceil(ROWS);
     let sequences = qkv.len() / h.width() / h.seq;
@@ -45,7 +45,7 @@ fn rows_of_head(
     products: Small,
     y: Shared,
     lse: Shared,
-    qkv: &[f32],
+    qkv: Values,
     h: Heads,
     base: usize,
     head: usize,
@@ -60,14 +60,14 @@ fn rows_of_head(
         let [for_q, for_k] = [ROWS, KEYS].map(|rows| room.units(rows, d));
         let (for_v, for_p) = (room.units(d, KEYS), room.units(ROWS, KEYS));
         let (mut tops, mut totals) = ([f32::NEG_INFINITY; ROWS], [0f32; ROWS]);
-        let q = products.right(for_q, Layout::NT, (&qkv[(base + top) * w + head * d..], w), n, d);
+        let q = products.right(for_q, Layout::NT, (qkv.skip((base + top) * w + head * d), w), n, d);
         let from = rows.clone().map(&start).min().unwrap_or(0);
         for first in (from..rows.end).step_by(KEYS) {
             let keys = KEYS.min(rows.end - first);
             // the first row that sees the first of some keys, and the keys that the last of some rows sees
             let sees = |some: Range<usize>| (first + some.start).saturating_sub(top).min(n);
             let seen = |some: Range<usize>| (top + some.end).saturating_sub(first).min(keys);
-            let k = products.left(for_k, Layout::NT, (&qkv[(base + first) * w + h.key(kv)..], w), keys, d);
+            let k = products.left(for_k, Layout::NT, (qkv.skip((base + first) * w + h.key(kv)), w), keys, d);
             let scored = |some, cols: Range<usize>| if sees(some) < cols.end { 0..d } else { 0..0 };
             // SAFETY: the tile is this task's.
             unsafe { products.multiply((Shared::new(s), 0, ROWS), [keys, n], Into::Overwrite, k, q, scored) };
@@ -88,8 +88,8 @@ fn rows_of_head(
             if into == Into::Add {
                 out.chunks_exact_mut(d).zip(shrink).for_each(|(out, shrink)| times(out, shrink));
             }
-            let p = products.left(for_p, Layout::TN, (s, ROWS), n, keys);
-            let v = products.right(for_v, Layout::NN, (&qkv[(base + first) * w + h.value(kv)..], w), d, keys);
+            let p = products.left(for_p, Layout::TN, ((&*s).into(), ROWS), n, keys);
+            let v = products.right(for_v, Layout::NN, (qkv.skip((base + first) * w + h.value(kv)), w), d, keys);
             // SAFETY: as above.
             unsafe { products.multiply((Shared::new(out), 0, d), [n, d], into, p, v, |some, _| 0..seen(some)) };
         }

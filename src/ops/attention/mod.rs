@@ -10,7 +10,8 @@
 //! dq_i = Σ_j ds_ij k_j       dk_j = Σ_i ds_ij q_i
 //! ```
 //! Rows of qkv (B·T, (H + 2K) D) are (q_1…q_H | k_1…k_K | v_1…v_K); y (B·T, H D); lse (B·T, H). Query head h reads
-//! key/value head h K / H. With bf16, what enters a product (q, k, v, p, dy, ds) is rounded; softmax and sums are f32.
+//! key/value head h K / H. With bf16, what enters a product (q, k, v, p, dy, ds) is rounded; softmax and sums are f32. On the CPU qkv, and a
+//! cache of k and v, may then lie in bf16.
 //!
 //! `starts`: for each row, the position in its sequence where its document begins; no row looks further back.
 mod backward;
@@ -71,7 +72,9 @@ pub fn forward(dev: &Device, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, star
     check(y, lse, qkv, h, starts);
     let _at = dev.tally("attention forward", 4 * h.size * h.pairs(qkv.rows, starts), &[y, lse, qkv]);
     match dev {
-        Device::Cpu(d) => d.arena.op([y, lse], [qkv], |[y, lse], [qkv]| forward::forward(d.precision, y, lse, qkv, h, starts)),
+        Device::Cpu(d) => d.arena.op_either([y, lse], [qkv], |[y, lse], [qkv]| {
+            forward::forward(d.precision, y.f32(), lse.f32(), qkv, h, starts);
+        }),
         Device::Cuda(d) => gpu::forward(d, y, lse, qkv, h, starts),
         Device::Reference(d) => d.arena.op([y, lse], [qkv], |[y, lse], [qkv]| reference::forward(y, lse, qkv, h, starts)),
     }
@@ -85,8 +88,8 @@ pub fn backward(dev: &Device, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, 
     // four products: the scores are computed again, which counts as this program's cost
     let _at = dev.tally("attention backward", 8 * h.size * h.pairs(qkv.rows, starts), &[dqkv, dy, y, lse, qkv]);
     match dev {
-        Device::Cpu(d) => d.arena.op([dqkv], [dy, y, lse, qkv], |[dqkv], [dy, y, lse, qkv]| {
-            backward::backward(d.precision, dqkv, dy, y, lse, qkv, h, starts);
+        Device::Cpu(d) => d.arena.op_either([dqkv], [dy, y, lse, qkv], |[dqkv], [dy, y, lse, qkv]| {
+            backward::backward(d.precision, dqkv.f32(), dy.f32(), y.f32(), lse.f32(), qkv, h, starts);
         }),
         Device::Cuda(d) => gpu::backward(d, dqkv, dy, y, lse, qkv, h, starts),
         Device::Reference(d) => {
@@ -104,9 +107,9 @@ pub fn decode(dev: &Device, y: Tensor, qkv: Tensor, cache_k: Tensor, cache_v: Te
     }
     let _at = dev.tally("attention decode", 4 * y.len() * len, &[y, qkv, cache_k.rows(0, len), cache_v.rows(0, len)]);
     match dev {
-        Device::Cpu(d) => {
-            d.arena.op([y], [qkv, cache_k, cache_v], |[y], [qkv, k, v]| decode::decode(d.precision, y, qkv, k, v, len, h))
-        }
+        Device::Cpu(d) => d
+            .arena
+            .op_either([y], [qkv, cache_k, cache_v], |[y], [qkv, k, v]| decode::decode(d.precision, y.f32(), qkv, k, v, len, h)),
         Device::Cuda(d) => {
             let ([y], [qkv, keys, values]) = d.op([y], [qkv, cache_k, cache_v]);
             let sizes = [len, h.q, h.kv, h.size].map(|n| n as u64);

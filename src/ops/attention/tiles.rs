@@ -1,7 +1,7 @@
 //! What forward and backward work with: a thread's own room, taken once, and products of operands that lie in it.
 use super::Heads;
-use crate::device::Precision;
-use crate::ops::gemm::{self, Blocks, Kernel, Layout, Source, kernels};
+use crate::device::{Precision, Values};
+use crate::ops::gemm::{self, Blocks, Kernel, Layout, Read, Source, kernels};
 use crate::ops::rows::Shared;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -51,9 +51,6 @@ impl<'a> Room<'a> {
     }
 }
 
-/// A matrix that lies in f32, and the distance between its rows.
-type Lying<'a> = (&'a [f32], usize);
-
 /// A product of small operands, on the calling thread.
 #[derive(Clone, Copy)]
 pub struct Small {
@@ -66,13 +63,13 @@ impl Small {
         Small { precision, kernel: kernels::chosen(precision) }
     }
     /// a (m, k) as memory has it, or (k, m) for a layout that says so.
-    pub fn left<'a>(self, room: &'a mut [u32], layout: Layout, a: Lying<'a>, m: usize, k: usize) -> gemm::Left<'a> {
-        let a = Source::of(self.precision, (a.0.into(), a.1), layout != Layout::TN);
+    pub fn left<'a>(self, room: &'a mut [u32], layout: Layout, a: Read<'a>, m: usize, k: usize) -> gemm::Left<'a> {
+        let a = Source::of(self.precision, a, layout != Layout::TN);
         gemm::left(self.kernel, room, &a, 0..m, 0..k)
     }
     /// b (n, k) for NT, else (k, n).
-    pub fn right<'a>(self, room: &'a mut [u32], layout: Layout, b: Lying<'a>, n: usize, k: usize) -> gemm::Right<'a> {
-        let b = Source::of(self.precision, (b.0.into(), b.1), layout == Layout::NT);
+    pub fn right<'a>(self, room: &'a mut [u32], layout: Layout, b: Read<'a>, n: usize, k: usize) -> gemm::Right<'a> {
+        let b = Source::of(self.precision, b, layout == Layout::NT);
         gemm::right_lying(self.kernel, room, &b, 0..n, 0..k)
     }
     /// c (m, n) = or += a b; `span` as for [`Blocks::multiply`].
@@ -88,15 +85,30 @@ impl Small {
         right: gemm::Right,
         span: impl Fn(Range<usize>, Range<usize>) -> Range<usize>,
     ) {
-        let blocks = Blocks { kernel: self.kernel, left, right, c, at, row, add: into == gemm::Into::Add, turned: false };
+        let blocks =
+            Blocks { kernel: self.kernel, left, right, c, at, row, first: [0, 0], add: into == gemm::Into::Add, turned: false };
         // SAFETY: the caller's promise; the operands are as large as they were made.
         unsafe { blocks.multiply(0..m, 0..n, span) };
     }
 }
 
-/// Copies the columns `column .. column + D` of some of the matrix's rows: in it they lie pages apart.
-pub fn load(tile: &mut [f32], matrix: &[f32], rows: Range<usize>, cols: usize, column: usize, d: usize) {
-    for (tile, r) in tile.chunks_exact_mut(d).zip(rows) {
-        tile.copy_from_slice(&matrix[r * cols + column..][..d]);
+/// Copies the columns `column .. column + D` of some of the matrix's rows, as they are: in it they lie pages apart.
+pub fn load<'a>(tile: &'a mut [f32], matrix: Values, rows: Range<usize>, cols: usize, column: usize, d: usize) -> Values<'a> {
+    fn copy<T: Copy>(tile: &mut [T], matrix: &[T], rows: Range<usize>, cols: usize, column: usize, d: usize) {
+        for (tile, r) in tile.chunks_exact_mut(d).zip(rows) {
+            tile.copy_from_slice(&matrix[r * cols + column..][..d]);
+        }
+    }
+    match matrix {
+        Values::F32(matrix) => {
+            copy(tile, matrix, rows, cols, column, d);
+            Values::F32(tile)
+        }
+        Values::Bf16(matrix) => {
+            // SAFETY: an f32 has room for two numbers in bf16, and both hold any bits.
+            let tile = unsafe { std::slice::from_raw_parts_mut(tile.as_mut_ptr().cast(), 2 * tile.len()) };
+            copy(tile, matrix, rows, cols, column, d);
+            Values::Bf16(tile)
+        }
     }
 }

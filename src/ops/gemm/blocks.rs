@@ -18,9 +18,10 @@ pub struct Blocks<'a> {
     pub left: Left<'a>,
     pub right: Right<'a>,
     pub c: Shared<'a>,
-    /// c's first element, and the distance between its rows.
+    /// Where the element of c in row and column `first` of the product lies, and the distance between c's rows.
     pub at: usize,
     pub row: usize,
+    pub first: [usize; 2],
     /// c += rather than c =.
     pub add: bool,
     /// c is the product's transpose: what are rows here are its columns.
@@ -85,7 +86,8 @@ impl Blocks<'_> {
     /// As [`Blocks::multiply`], for this block.
     unsafe fn block(&self, block: Block, row: usize, rows: usize, col: usize, cols: usize) {
         let k = self.kernel;
-        let at = if self.turned { self.at + col * self.row + row } else { self.at + row * self.row + col };
+        let [down, across] = [row - self.first[0], col - self.first[1]];
+        let at = if self.turned { self.at + across * self.row + down } else { self.at + down * self.row + across };
         let height = rows.next_multiple_of(k.rows_at_once);
         if cols == k.cols && height == rows && !self.turned {
             // SAFETY: the caller's promise.

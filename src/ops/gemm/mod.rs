@@ -6,7 +6,7 @@
 //! TN: c (m, n) = a (k, m)ᵀ · b (k, n)      the gradient of its weight
 //! ```
 //! Matrices are row-major, a stride apart from row to row. [`Precision::Bf16`] rounds the operands to bfloat16 first; the
-//! sums are f32 in both. A result is a function of operands, shape and kernel, not of the number of threads.
+//! sums are f32 in both, and a result that lies in bf16 is rounded when it is complete. It is a function of operands, shape and kernel, not of the number of threads.
 //!
 //! | file | |
 //! |---|---|
@@ -36,10 +36,10 @@ pub use blocks::Blocks;
 pub use kernels::Kernel;
 pub use operands::{Left, Right, left, right, right_lying, room};
 pub use pack::{Numbers, Source};
-pub use tiles::WORKSPACE_ELEMENTS;
+pub use tiles::workspace_elements;
 
 use super::simd::{round_bf16, wide};
-use crate::device::{Precision, Values};
+use crate::device::{Precision, Values, ValuesMut};
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub enum Into {
 /// A matrix to be read: its numbers and the distance between its rows.
 pub type Read<'a> = (Values<'a>, usize);
 /// A matrix to be written.
-pub type Write<'a> = (&'a mut [f32], usize);
+pub type Write<'a> = (ValuesMut<'a>, usize);
 
 impl Layout {
     /// (rows, columns) of a and of b as they are stored.
@@ -89,7 +89,7 @@ impl<'a> Source<'a> {
 
 /// c = a·b or c += a·b, on all threads at hand; inside a task, on this one.
 pub fn product(precision: Precision, layout: Layout, size: [usize; 3], into: Into, c: Write, a: Read, b: Read) {
-    finished(precision, layout, size, into, c, a, b, |_, _, _| ());
+    summed(precision, layout, size, into, c, a, b, |_, _, _| (), &mut []);
 }
 
 /// As [`product`]; when a part of a row of c is complete, `finish(row, first column, part)` may change it, while it is in
@@ -104,15 +104,30 @@ pub fn finished(
     b: Read,
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
+    summed(precision, layout, size, into, c, a, b, finish, &mut []);
+}
+
+/// As [`finished`]; sums += Σ_rows c, as `finish` leaves it, before it is rounded. Without `sums` none are made; not for NT.
+pub fn summed(
+    precision: Precision,
+    layout: Layout,
+    size: [usize; 3],
+    into: Into,
+    c: Write,
+    a: Read,
+    b: Read,
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    sums: &mut [f32],
+) {
     if layout == Layout::NT && size[0] <= thin::ROWS {
         check(layout, size, &c, a, b);
         let [a, b] = [a, b].map(|x| Source::of(precision, x, true));
         return thin::multiply(size, into, c, a, b, finish);
     }
-    with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish);
+    with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish, sums);
 }
 
-/// As [`finished`], by a certain kernel.
+/// As [`summed`], by a certain kernel.
 pub fn with(
     kernel: &Kernel,
     precision: Precision,
@@ -123,12 +138,15 @@ pub fn with(
     a: Read,
     b: Read,
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    sums: &mut [f32],
 ) {
     check(layout, size, &c, a, b);
+    assert!(into == Into::Overwrite || matches!(c.0, ValuesMut::F32(_)), "{layout:?} {size:?}: added to what is in bf16");
+    assert!(sums.is_empty() || layout != Layout::NT && sums.len() == size[1], "{layout:?} {size:?}: {} sums", sums.len());
     assert!(kernel.serves(precision), "{} does not serve {precision:?} here", kernel.name);
     let a = Source::of(precision, a, layout != Layout::TN);
     let b = Source::of(precision, b, layout == Layout::NT);
-    tiles::multiply(kernel, size, into, c, a, b, finish);
+    tiles::multiply(kernel, size, into, c, a, b, finish, sums);
 }
 
 /// c = a·b or c += a·b by the definition, in f64.

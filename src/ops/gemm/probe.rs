@@ -51,10 +51,11 @@ fn measure(kernel: &'static Kernel, precision: Precision) -> f64 {
             Layout::NT,
             SIZE,
             Into::Overwrite,
-            (c, n),
+            (c.into(), n),
             (Values::F32(&a), k),
             (Values::F32(&b), k),
             |_, _, _| (),
+            &mut [],
         );
         began.elapsed().as_secs_f64()
     };

@@ -6,14 +6,16 @@
 //! ```
 use super::{Into, Numbers, Source, Write, round};
 use crate::device::threads;
-use crate::ops::rows::Shared;
-use crate::ops::simd::{LANES, dot, fetch, fold, round_bf16, wide};
+use crate::ops::rows::SharedValues;
+use crate::ops::simd::{LANES, add_to, dot, fetch, fold, from_bf16, round_bf16, wide};
 use half::bf16;
 
 /// Measured (Zen 3, k = 768): beyond, a packed b is faster.
 pub const ROWS: usize = 4;
 /// Numbers of b that a task reads.
 const AT_ONCE: usize = 1 << 15;
+/// Columns of c that are finished together.
+const PART: usize = 256;
 
 /// Both lie along k.
 pub fn multiply(
@@ -24,7 +26,7 @@ pub fn multiply(
     b: Source,
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
-    let c = Shared::new(c);
+    let c = SharedValues::new(c);
     let step = (AT_ONCE / k.max(1)).max(1);
     let (mut ready, from) = (Vec::new(), a.stride);
     let (a, a_row) = match a.numbers {
@@ -43,23 +45,34 @@ pub fn multiply(
     };
     threads::each(n.div_ceil(step), |task| {
         let cols = task * step..n.min((task + 1) * step);
-        for j in cols.clone() {
-            let at = j * b.stride;
-            for i in 0..m {
-                let a = &a[i * a_row..][..k];
-                let found = match b.numbers {
-                    Numbers::F32(b) => plain(a, &b[at..][..k]),
-                    Numbers::Rounding(b) => rounding(a, &b[at..][..k]),
-                    Numbers::Bf16(b) => halves(a, &b[at..][..k]),
-                };
-                // SAFETY: these columns are this task's alone.
-                let c = unsafe { &mut c.piece(i * row + j, 1)[0] };
-                *c = if into == Into::Add { *c + found } else { found };
+        let mut found = [[0f32; PART]; ROWS];
+        for first in cols.clone().step_by(PART) {
+            let some = first..cols.end.min(first + PART);
+            for j in some.clone() {
+                let at = j * b.stride;
+                for (i, found) in found.iter_mut().enumerate().take(m) {
+                    let a = &a[i * a_row..][..k];
+                    found[j - first] = match b.numbers {
+                        Numbers::F32(b) => plain(a, &b[at..][..k]),
+                        Numbers::Rounding(b) => rounding(a, &b[at..][..k]),
+                        Numbers::Bf16(b) => halves(a, &b[at..][..k]),
+                    };
+                }
             }
-        }
-        for i in 0..m {
-            // SAFETY: as above.
-            finish(i, cols.start, unsafe { c.piece(i * row + cols.start, cols.len()) });
+            for (i, found) in found.iter().enumerate().take(m) {
+                // SAFETY: these columns are this task's alone.
+                unsafe {
+                    c.fill(i * row + first, some.len(), |at, c| {
+                        let found = &found[at..][..c.len()];
+                        if into == Into::Add {
+                            add_to(c, found)
+                        } else {
+                            c.copy_from_slice(found)
+                        }
+                        finish(i, first + at, c);
+                    });
+                }
+            }
         }
     });
 }
@@ -72,7 +85,7 @@ wide! {
         sum(a, b, round_bf16)
     }
     fn halves(a: &[f32], b: &[bf16]) -> f32 {
-        sum(a, b, |x| f32::from_bits(u32::from(x.to_bits()) << 16))
+        sum(a, b, from_bf16)
     }
 }
 

@@ -8,11 +8,12 @@
 //! Tiles lie along a curve that halves the longer side again and again, and a thread takes a stretch of it: neighbours in
 //! time are neighbours in place, and threads meet only at the borders of their regions.
 use super::blocks::Blocks;
-use super::operands::{each, left, left_room, lies_ready, right, right_room};
+use super::operands::{Left, Right, each, left, left_room, lies_ready, right, right_room};
 use super::pack::Source;
 use super::{Into, Kernel, Write, evenly};
 use crate::device::{Memory, threads};
-use crate::ops::rows::Shared;
+use crate::ops::rows::{Shared, SharedValues};
+use crate::ops::simd::{add_to, halve};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -25,19 +26,30 @@ const TILE: [usize; 2] = [96, 256];
 /// Structural: vectors are loaded from its start.
 const LINE: usize = 16;
 
+/// Structural: numbers of a tile, as high as any kernel's blocks make it.
+const CORNER_ELEMENTS: usize = (TILE[0] + 32) * TILE[1];
+
 thread_local! {
+    /// The sums of a tile that is rounded when it is complete; taken by the first step, then reused.
+    static CORNER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// Packed slabs of a product that this thread began, in huge pages where they are large; grown by the first step, then
     /// reused.
     static ROOM: RefCell<Option<Memory>> = const { RefCell::new(None) };
 }
 
-/// Elements of working memory that products keep, beside the plan's: the slabs of the thread that begins them.
-pub const WORKSPACE_ELEMENTS: usize = 2 * SLAB;
+/// Elements of working memory that products keep, beside the plan's, with `threads` threads: the slabs of the one that begins them,
+/// and a tile of each.
+pub fn workspace_elements(threads: usize) -> usize {
+    2 * SLAB + threads * CORNER_ELEMENTS
+}
 
 /// Measured (Intel AVX-512): where b has so many more columns than a has rows, packing b is what takes the time.
 const WIDER: usize = 4;
 
-/// c = a·b or c += a·b. `finish(row, first column, part of a row)` sees each part of c once it is complete.
+/// c = a·b or c += a·b. `finish(row, first column, part of a row)` sees each part of c once it is complete; then sums += Σ_rows c,
+/// by tiles in the order of their rows.
+///
+/// A c in bf16 is summed in a corner of f32, tile by tile: a slab is then as deep as k, however narrow.
 ///
 /// A wide b that lies as rows of k is taken for the left operand, which needs no packing: cᵀ = bᵀ·aᵀ.
 pub fn multiply(
@@ -48,11 +60,12 @@ pub fn multiply(
     a: Source,
     b: Source,
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    sums: &mut [f32],
 ) {
     if a.along_k && b.along_k && m * WIDER <= n && lies_ready(kernel, &b, n, k) {
-        parts(kernel, [n, m, k], into, c, b, a, true, finish);
+        parts(kernel, [n, m, k], into, c, b, a, true, finish, sums);
     } else {
-        parts(kernel, [m, n, k], into, c, a, b, false, finish);
+        parts(kernel, [m, n, k], into, c, a, b, false, finish, sums);
     }
 }
 
@@ -66,22 +79,33 @@ fn parts(
     b: Source,
     turned: bool,
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    sums: &mut [f32],
 ) {
     assert!(k > 0, "{m} × {n}: a sum of nothing");
-    let c = Shared::new(c);
-    let deep = evenly(k, DEPTH, 2 * kernel.depth);
+    assert!(sums.is_empty() || !turned, "{m} × {n}: sums over what lies across");
+    let c = SharedValues::new(c);
+    let most = if matches!(c, SharedValues::F32(_)) { DEPTH } else { k };
+    let deep = evenly(k, most, 2 * kernel.depth);
     let units = kernel.units(deep.min(k));
     let wide = evenly(n, (SLAB / units).max(kernel.cols), kernel.cols);
     let direct = lies_ready(kernel, &a, m, k);
     let high = if direct { m } else { evenly(m, (SLAB / units).max(TILE[0]), 16 * kernel.rows) };
+    // one row of sums for each row of tiles
+    let sums_of_slab = if sums.is_empty() { 0 } else { high.div_ceil(TILE[0]) };
     ROOM.with_borrow_mut(|room| {
         let of_a = if direct { 0 } else { left_room(kernel, high, deep.min(k)) };
         let of_b = right_room(kernel, wide, deep.min(k)).next_multiple_of(LINE);
-        let bytes = size_of::<u32>() * (of_a + of_b);
+        let of_sums = m.div_ceil(high) * sums_of_slab * n;
+        let bytes = size_of::<u32>() * (of_b + of_sums + of_a);
         if room.as_ref().is_none_or(|room| room.bytes() < bytes) {
             *room = Some(Memory::private(bytes).expect("room for packed operands, which the plan has counted"));
         }
-        let (of_b, of_a) = room.as_mut().expect("made above").words().split_at_mut(of_b);
+        let (of_b, rest) = room.as_mut().expect("made above").words().split_at_mut(of_b);
+        let (of_sums, of_a) = rest.split_at_mut(of_sums);
+        // SAFETY: f32 and u32 hold any bits.
+        let of_sums = unsafe { std::slice::from_raw_parts_mut(of_sums.as_mut_ptr().cast::<f32>(), of_sums.len()) };
+        of_sums.fill(0.0);
+        let partial = Shared::new(&mut *of_sums);
         for first in (0..k).step_by(deep) {
             let depth = first..k.min(first + deep);
             let mut packed = None;
@@ -101,21 +125,24 @@ fn parts(
                     };
                     packed = Some((rows.start, left));
                     let add = into == Into::Add || depth.start > 0;
-                    let blocks = Blocks { kernel, left, right, c, at: 0, row, add, turned };
-                    tiles(&blocks, rows, cols.clone(), depth.len(), |rows, cols| {
-                        // SAFETY: tiles share no element of c, and begin with whole blocks.
-                        unsafe { blocks.multiply(rows.clone(), cols.clone(), |_, _| 0..depth.len()) };
-                        if depth.end == k {
-                            let (rows, cols) = if turned { (cols, rows) } else { (rows, cols) };
-                            for i in rows {
-                                // SAFETY: the tile is this task's alone.
-                                finish(i, cols.start, unsafe { c.piece(i * row + cols.start, cols.len()) });
+                    let slabs = Slabs { kernel, left, right, depth: depth.len(), c, row, add, turned };
+                    let last = depth.end == k;
+                    slabs.tiles(rows.clone(), cols.clone(), |tile, at| {
+                        let ended = |i: usize, col: usize, part: &mut [f32]| {
+                            finish(i, col, part);
+                            if sums_of_slab > 0 {
+                                let row = rows.start / high * sums_of_slab + tile;
+                                // SAFETY: of these columns this row of sums is that of this task's tile alone.
+                                add_to(unsafe { partial.piece(row * n + col, part.len()) }, part);
                             }
-                        }
+                        };
+                        // SAFETY: tiles share no element of c, and begin with whole blocks.
+                        unsafe { slabs.tile(at, last.then_some(ended)) };
                     });
                 }
             }
         }
+        of_sums.chunks_exact(n.max(1)).for_each(|row| add_to(sums, row));
     });
 }
 
@@ -124,19 +151,70 @@ fn cut(len: usize, piece: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len).step_by(piece).map(move |first| first..len.min(first + piece))
 }
 
-/// f(rows, columns) of each tile of a slab, on all threads.
-fn tiles(blocks: &Blocks, rows: Range<usize>, cols: Range<usize>, depth: usize, f: impl Fn(Range<usize>, Range<usize>) + Sync) {
-    let (m, n) = (rows.len(), cols.len());
-    let high = evenly(m, TILE[0], blocks.kernel.rows);
-    // enough tiles that threads finish together
-    let enough = |wide: &usize| m.div_ceil(high) * n.div_ceil(*wide) >= 6 * threads::count();
-    let wide = [TILE[1], TILE[1] / 2, TILE[1] / 4].into_iter().find(enough).unwrap_or(TILE[1] / 4);
-    let (down, across) = (m.div_ceil(high), n.div_ceil(wide));
-    each(m * n * depth / 16, down * across, |i| {
-        let [i, j] = place(i, down, across);
-        let (row, col) = (rows.start + i * high, cols.start + j * wide);
-        f(row..rows.end.min(row + high), col..cols.end.min(col + wide));
-    });
+/// A slab of each operand, and what their product is written to.
+struct Slabs<'a> {
+    kernel: &'a Kernel,
+    left: Left<'a>,
+    right: Right<'a>,
+    /// Numbers of k.
+    depth: usize,
+    c: SharedValues<'a>,
+    /// From row to row of c.
+    row: usize,
+    add: bool,
+    turned: bool,
+}
+
+impl Slabs<'_> {
+    /// f(row of tiles, [rows, columns]) of each tile, on all threads.
+    fn tiles(&self, rows: Range<usize>, cols: Range<usize>, f: impl Fn(usize, [Range<usize>; 2]) + Sync) {
+        let (m, n) = (rows.len(), cols.len());
+        let high = evenly(m, TILE[0], self.kernel.rows);
+        // enough tiles that threads finish together
+        let enough = |wide: &usize| m.div_ceil(high) * n.div_ceil(*wide) >= 6 * threads::count();
+        let wide = [TILE[1], TILE[1] / 2, TILE[1] / 4].into_iter().find(enough).unwrap_or(TILE[1] / 4);
+        let (down, across) = (m.div_ceil(high), n.div_ceil(wide));
+        each(m * n * self.depth / 16, down * across, |i| {
+            let [i, j] = place(i, down, across);
+            let (row, col) = (rows.start + i * high, cols.start + j * wide);
+            f(i, [row..rows.end.min(row + high), col..cols.end.min(col + wide)]);
+        });
+    }
+
+    /// A tile of these rows and columns. Where its sums are complete, `ended(row, first column, part of c)` sees each of c's rows.
+    ///
+    /// # Safety
+    /// As [`Blocks::multiply`].
+    unsafe fn tile(&self, [rows, cols]: [Range<usize>; 2], ended: Option<impl Fn(usize, usize, &mut [f32])>) {
+        let Slabs { kernel, left, right, depth, add, turned, .. } = *self;
+        let (down, across) = if turned { (cols.clone(), rows.clone()) } else { (rows.clone(), cols.clone()) };
+        let place = |i: usize| i * self.row + across.start;
+        match self.c {
+            SharedValues::F32(c) => {
+                let blocks = Blocks { kernel, left, right, c, at: 0, row: self.row, first: [0, 0], add, turned };
+                // SAFETY: the caller's promise.
+                unsafe { blocks.multiply(rows, cols, |_, _| 0..depth) };
+                if let Some(ended) = ended {
+                    // SAFETY: as above.
+                    down.for_each(|i| ended(i, across.start, unsafe { c.piece(place(i), across.len()) }));
+                }
+            }
+            SharedValues::Bf16(c) => CORNER.with_borrow_mut(|corner| {
+                corner.resize(CORNER_ELEMENTS, 0.0);
+                let (row, first) = (across.len().next_multiple_of(LINE), [rows.start, cols.start]);
+                let blocks = Blocks { kernel, left, right, c: Shared::new(corner), at: 0, row, first, add, turned };
+                // SAFETY: the corner is this thread's; a tile of any kernel fits.
+                unsafe { blocks.multiply(rows, cols, |_, _| 0..depth) };
+                let ended = ended.expect("a product in bf16 is complete at once");
+                for (i, part) in down.zip(corner.chunks_exact_mut(row)) {
+                    let part = &mut part[..across.len()];
+                    ended(i, across.start, part);
+                    // SAFETY: the caller's promise.
+                    halve(unsafe { c.piece(place(i), part.len()) }, part);
+                }
+            }),
+        }
+    }
 }
 
 /// The i-th of `rows` × `cols` tiles on a curve that halves the longer side.
