@@ -9,6 +9,7 @@ use llm_train::device::{Device, Precision};
 use llm_train::ops::activation::{self, Activation};
 use llm_train::ops::adamw::{self, Step};
 use llm_train::ops::attention::{self, Heads};
+use llm_train::ops::gemm::Into;
 use llm_train::ops::norm::{self, Norm};
 use llm_train::ops::rope::{self, Scaling};
 use llm_train::ops::verdict::Verdict;
@@ -61,7 +62,7 @@ fn ops(c: &mut Criterion) {
         };
 
         bench("linear forward", &|d| linear::forward(d, up, x, w, Some(b), None));
-        bench("linear backward", &|d| linear::backward(d, dx, dw, Some(db), dact, x, w));
+        bench("linear backward", &|d| linear::backward(d, dx, dw, Some(db), dact, x, w, Into::Add));
         bench("attention forward", &|d| attention::forward(d, y, lse, qkv, HEADS, None));
         bench("attention backward", &|d| attention::backward(d, dqkv, dy, y, lse, qkv, HEADS, None));
         if precision == Precision::Bf16 {

@@ -11,7 +11,7 @@ use llm_train::launch::Launch;
 use llm_train::model::Input;
 use llm_train::ops::elementwise::square_sum;
 use llm_train::ops::gemm::kernels::{PORTABLE, choose};
-use llm_train::ops::gemm::{Kernel, micro::Block};
+use llm_train::ops::gemm::{Into, Kernel, micro::Block};
 use llm_train::ops::verdict::Verdict;
 use llm_train::optim::Schedule;
 use llm_train::tensor::{Plan, Tensor};
@@ -50,12 +50,16 @@ fn losses(steps: usize, precision: Precision, make: impl Fn(&Plan) -> Device) ->
     let schedule = Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: o.warmup_steps.unwrap(), steps: total };
     let targets = (global_batch * seq) as f64;
     let step = |step: u64| {
-        model.zero_gradients(&dev);
         let mut loss = 0.0;
         for micro in 0..share.micro_steps() {
             let batch = data.batch(step * global_batch as u64, micro, &share).unwrap();
             let input = Input { tokens: &batch.tokens, targets: &batch.targets, starts: None, positions: None };
-            loss += model.forward_backward(&dev, &input, (1.0 / targets) as f32, &mut ());
+            loss += model.forward_backward(
+                &dev,
+                &input,
+                (1.0 / targets) as f32,
+                &mut if micro == 0 { Into::Overwrite } else { Into::Add },
+            );
         }
         let squares = model.groups().iter().map(|g| square_sum(&dev, Tensor::range(g.grads.start, g.grads.end)));
         let norm = squares.sum::<f64>().sqrt();

@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::launch::{Launch, Seat};
 use crate::metrics::{memory, units};
 use crate::model::{Decoder, Input};
+use crate::ops::gemm::Into;
 use crate::tensor::{Kind, Plan};
 use crate::{bad_input, failed};
 use std::sync::Arc;
@@ -277,8 +278,11 @@ pub fn choose_products(launch: &Launch, dev: &Device, model: &Decoder, stored: O
                 let rows = model.shape().micro_batch * model.shape().seq;
                 let tokens: Vec<u32> = (0..rows).map(|i| (i % model.config().vocab) as u32).collect();
                 let input = Input { tokens: &tokens, targets: &tokens, starts: None, positions: None };
+                // a step's first micro-batch, and those after it
                 gpu.tune(|| {
-                    model.forward_backward(dev, &input, 1.0, &mut ());
+                    for mut into in [Into::Overwrite, Into::Add] {
+                        model.forward_backward(dev, &input, 1.0, &mut into);
+                    }
                 });
             }
         }

@@ -10,6 +10,7 @@ use crate::model::config::{Config, Position};
 use crate::ops::activation::Activation;
 use crate::ops::attention::{self, Heads};
 use crate::ops::elementwise;
+use crate::ops::gemm::Into;
 use crate::ops::norm::{self, Norm};
 use crate::ops::{linear, mlp, qk_norm, rope};
 use crate::tensor::{Kind, Plan, Tensor};
@@ -209,12 +210,24 @@ pub fn fill(dev: &Device, k: &Wiring, x: Tensor, w: &Weights, s: &Saved, rows: &
     mlp::forward(dev, k.activation, s.act, s.up, s.n2, &w.mlp);
 }
 
-/// `d` holds ∂L/∂y on entry and ∂L/∂x on return; gradients of the parameters are added to `g`.
-pub fn backward(dev: &Device, k: &Wiring, d: Tensor, x: Tensor, w: &Weights, g: &Weights, s: &Saved, f: &Flight, rows: &Rows) {
-    mlp::backward(dev, k.activation, f.n, f.up, f.act, &g.mlp, d, s.n2, s.act, s.up, &w.mlp);
+/// `d` holds ∂L/∂y on entry and ∂L/∂x on return; gradients of the parameters are added to `g`; those of matrices are
+/// written where `into` says so.
+pub fn backward(
+    dev: &Device,
+    k: &Wiring,
+    d: Tensor,
+    x: Tensor,
+    w: &Weights,
+    g: &Weights,
+    s: &Saved,
+    f: &Flight,
+    rows: &Rows,
+    into: Into,
+) {
+    mlp::backward(dev, k.activation, f.n, f.up, f.act, &g.mlp, d, s.n2, s.act, s.up, &w.mlp, into);
     norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma);
 
-    linear::backward(dev, f.att, g.out, g.out_bias, d, s.att, w.out);
+    linear::backward(dev, f.att, g.out, g.out_bias, d, s.att, w.out, into);
     attention::backward(dev, f.qkv, f.att, s.att, s.lse, s.qkv, k.heads, rows.starts);
     if let Some(angles) = k.angles {
         rope::backward(dev, f.qkv, angles, k.heads, rows.positions);
@@ -224,6 +237,6 @@ pub fn backward(dev: &Device, k: &Wiring, d: Tensor, x: Tensor, w: &Weights, g: 
         qk_norm::backward(dev, draw, dq, dk, f.qkv, raw, stats, gamma_q, gamma_k, k.heads);
         dqkv = draw;
     }
-    linear::backward(dev, f.n, g.qkv, g.qkv_bias, dqkv, s.n1, w.qkv);
+    linear::backward(dev, f.n, g.qkv, g.qkv_bias, dqkv, s.n1, w.qkv, into);
     norm::backward(dev, k.norm, d, g.norm1.gamma, g.norm1.beta, f.n, x, s.n1_stats, w.norm1.gamma);
 }

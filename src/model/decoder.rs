@@ -12,6 +12,7 @@ use crate::model::block::{self, Flight, Rows, Saved, Wiring};
 use crate::model::config::{Config, Position};
 use crate::model::layout::{self, Layout, Place};
 use crate::model::{Group, Parameter, Pass, Schedule, init};
+use crate::ops::gemm::Into;
 use crate::ops::{elementwise, embedding, linear, loss, norm, rope};
 use crate::tensor::{Kind, Plan, Tensor};
 use std::ops::Range;
@@ -191,11 +192,6 @@ impl Decoder {
         }
     }
 
-    /// Sets every gradient to zero.
-    pub fn zero_gradients(&self, dev: &Device) {
-        self.groups.iter().for_each(|g| elementwise::zero(dev, Tensor::range(g.grads.start, g.grads.end)));
-    }
-
     /// The groups in the order in which a pass of training visits them, as [`Schedule::need`] will say.
     pub fn itinerary(&self) -> Vec<(usize, Pass)> {
         let last = self.config.layers + 1;
@@ -206,7 +202,7 @@ impl Decoder {
     }
 
     /// Σ of the loss over the targets, in nats, or 0 where the device keeps it ([`Device::take`]): nothing waits here.
-    /// Gradients += `scale` · ∂Σ/∂parameter.
+    /// Gradients += `scale` · ∂Σ/∂parameter, or =, as [`Schedule::open`] answers.
     ///
     /// Panics on a decoder that was planned for inference, and where the input is not B·T tokens.
     pub fn forward_backward(&self, dev: &Device, input: &Input, scale: f32, on: &mut impl Schedule) -> f64 {
@@ -217,10 +213,10 @@ impl Decoder {
 
         let _range = range(|| "backward".into());
         on.need(last, Pass::Backward);
-        on.open(last);
+        let mut into = self.open(dev, last, on);
         if c.tied {
             on.need(0, Pass::Backward);
-            on.open(0);
+            into = self.open(dev, 0, on);
         }
         let mut total = 0.0;
         for (first, z) in self.chunks() {
@@ -228,7 +224,8 @@ impl Decoder {
             let (y, dy) = (self.normed.rows(first, z.rows), flight.n.rows(first, z.rows));
             linear::forward(dev, z, y, w.head, None, None);
             total += loss::cross_entropy(dev, z, &input.targets[first..first + z.rows], c.vocab, scale);
-            linear::backward(dev, dy, grads.head, None, z, y, w.head);
+            linear::backward(dev, dy, grads.head, None, z, y, w.head, into);
+            into = Into::Add;
         }
         if c.tied {
             on.done(0, Pass::Backward);
@@ -246,18 +243,34 @@ impl Decoder {
             if self.recompute == Recompute::Block {
                 block::fill(dev, &self.wiring, x, &w.blocks[l], s, &rows);
             }
-            on.open(group);
-            block::backward(dev, &self.wiring, d, x, &w.blocks[l], &grads.blocks[l], s, flight, &rows);
+            let into = self.open(dev, group, on);
+            block::backward(dev, &self.wiring, d, x, &w.blocks[l], &grads.blocks[l], s, flight, &rows, into);
             on.done(group, Pass::Backward);
             on.ready(group);
         }
 
         if !c.tied {
-            on.open(0);
+            self.open(dev, 0, on);
         }
         embedding::backward(dev, grads.tokens, grads.positions, d, input.tokens, self.shape.seq, c.offset(), input.positions);
         on.ready(0);
         total
+    }
+
+    /// Opens the gradients of `group`. Where nothing is there yet, what is summed up gets its zeros; what a product writes needs none.
+    fn open(&self, dev: &Device, group: usize, on: &mut impl Schedule) -> Into {
+        let into = on.open(group);
+        if into == Into::Overwrite {
+            let (g, grads) = (&self.groups[group], self.training.as_ref().map(|t| &t.grads).expect("gradients"));
+            // the rows that tokens have read, unless the head's product comes before them
+            let from = match group {
+                0 if self.config.tied => grads.tokens.end(),
+                0 => g.grads.start,
+                _ => g.grads.start + g.decayed,
+            };
+            elementwise::zero(dev, Tensor::range(from, g.grads.end));
+        }
+        into
     }
 
     /// Σ of the loss over the targets, in nats.

@@ -7,6 +7,7 @@
 //! generate  one token after another       sample     the next token from its logits
 //! ```
 //! [`Schedule`] is how the model says *when*: data parallelism and sharding listen outside.
+use crate::ops::gemm::Into;
 use crate::tensor::Tensor;
 use std::ops::Range;
 
@@ -40,12 +41,21 @@ pub trait Schedule {
     fn need(&mut self, _group: usize, _pass: Pass) {}
     /// They will not be read again in this pass.
     fn done(&mut self, _group: usize, _pass: Pass) {}
-    /// Gradients of `group` are about to be added: on return its place is free, and zero in a step's first micro-batch.
-    fn open(&mut self, _group: usize) {}
+    /// Gradients of `group` are about to be written: on return its place is free. The answer is whether they are added to what
+    /// is there, or there is nothing yet: a step's first micro-batch.
+    fn open(&mut self, _group: usize) -> Into {
+        Into::Add
+    }
     /// The gradients of `group` are complete for this micro-batch.
     fn ready(&mut self, _group: usize) {}
 }
 impl Schedule for () {}
+/// Hears nothing, and always answers this.
+impl Schedule for Into {
+    fn open(&mut self, _: usize) -> Into {
+        *self
+    }
+}
 
 /// A contiguous piece of the parameters, padded so that the ranks divide it: one bucket, one shard by arithmetic.
 /// Group 0 is the embedding, 1 … L the blocks, L + 1 the head (the final norm alone where the head is tied).

@@ -3,7 +3,7 @@
 //! ```text
 //! y  = x Wᵀ + b (+ residual)     x (n, c), W (o, c), b (1, o), y and residual (n, o)
 //! dx = dy W
-//! dW += dyᵀ x
+//! dW += dyᵀ x                    or dW = dyᵀ x, where nothing is there yet
 //! db += Σ_rows dy
 //! ```
 //! On the CPU x, y and dy may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its
@@ -52,8 +52,8 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
     }
 }
 
-/// dx = dy W; dw += dyᵀ x; db += Σ dy.
-pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor, w: Tensor) {
+/// dx = dy W; dw += dyᵀ x, or = where `into` says so; db += Σ dy.
+pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor, w: Tensor, into: Into) {
     let (n, c, o) = shape(dy, x, w);
     assert_eq!((dx.rows, dx.cols), (n, c), "linear: dx {dx:?} of x {x:?}");
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
@@ -68,7 +68,7 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
                     gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
                 });
             }
-            parameters(dev, d, dw, db, dy, x);
+            parameters(dev, d, dw, db, dy, x, into);
         }
         Device::Cuda(d) => {
             let ([dx_at, dw_at, db_at], [dy_at, x_at, w_at]) = d.op(outs, [dy, x, w]);
@@ -79,12 +79,12 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
                 let (transposed, finish) = ([false, false], Finish::Nothing);
                 d.multiply(&Product { y, a: dy_m, b: w_m, transposed, add: None, finish });
             }
-            let _at = dev.tally("linear dW", 2 * n * c * o, &[dw, dw, dy, x]);
-            to_parameters(d, d.operand(dw, dw_at), db_at, dy_m, x_m);
+            let _at = dev.tally("linear dW", 2 * n * c * o, &written(dw, dy, x, into));
+            to_parameters(d, d.operand(dw, dw_at), db_at, dy_m, x_m, into);
         }
         Device::Reference(d) => d.arena.op(outs, [dy, x, w], |[dx, dw, db], [dy, x, w]| {
             gemm::reference(Layout::NN, [n, c, o], Into::Overwrite, dx, dy, w);
-            gemm::reference(Layout::TN, [o, c, n], Into::Add, dw, dy, x);
+            gemm::reference(Layout::TN, [o, c, n], into, dw, dy, x);
             for i in 0..db.len() {
                 db[i] += (0..n).map(|r| dy[r * o + i]).sum::<f64>();
             }
@@ -92,8 +92,8 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
     }
 }
 
-/// dw += dyᵀ x; db += Σ dy, for which dy has to be f32.
-pub(super) fn parameters(dev: &Device, d: &Cpu, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor) {
+/// dw += dyᵀ x, or =; db += Σ dy, for which dy has to be f32.
+pub(super) fn parameters(dev: &Device, d: &Cpu, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor, into: Into) {
     let (n, c, o) = (x.rows, x.cols, dy.cols);
     if let Some(db) = db {
         let _at = dev.tally("linear db", 0, &[db, db, dy]);
@@ -103,16 +103,17 @@ pub(super) fn parameters(dev: &Device, d: &Cpu, dw: Tensor, db: Option<Tensor>, 
             });
         });
     }
-    let _at = dev.tally("linear dW", 2 * n * c * o, &[dw, dw, dy, x]);
+    let _at = dev.tally("linear dW", 2 * n * c * o, &written(dw, dy, x, into));
     d.arena.op_either([dw], [dy, x], |[dw], [dy, x]| {
-        gemm::product(d.precision, Layout::TN, [o, c, n], Into::Add, (dw, c), (dy, o), (x, c));
+        gemm::product(d.precision, Layout::TN, [o, c, n], into, (dw, c), (dy, o), (x, c));
     });
 }
 
-/// dw += dyᵀ x; db += Σ dy, where db is an address other than null. Of dy, x and dw as they lie on the GPU.
-pub(super) fn to_parameters(d: &Cuda, dw: Operand, db: u64, dy: Operand, x: Operand) {
+/// dw += dyᵀ x, or =; db += Σ dy, where db is an address other than null. Of dy, x and dw as they lie on the GPU.
+pub(super) fn to_parameters(d: &Cuda, dw: Operand, db: u64, dy: Operand, x: Operand, into: Into) {
     let (n, o) = (dy.rows, dy.cols);
-    let plain = Product { y: dw, a: dy, b: x, transposed: [true, false], add: Some(dw.at), finish: Finish::Nothing };
+    let add = (into == Into::Add).then_some(dw.at);
+    let plain = Product { y: dw, a: dy, b: x, transposed: [true, false], add, finish: Finish::Nothing };
     if db == 0 {
         return d.multiply(&plain);
     }
@@ -131,6 +132,12 @@ pub(super) fn to_parameters(d: &Cuda, dw: Operand, db: u64, dy: Operand, x: Oper
     };
     let grid = Grid::new([o.div_ceil(32), 1, 1], [32, 8, 1]);
     d.launch("column_reduce", grid, &[db, 0, partials, strips as u64, o as u64]);
+}
+
+/// What the product for dw reads and writes.
+pub(super) fn written(dw: Tensor, dy: Tensor, x: Tensor, into: Into) -> [Tensor; 4] {
+    let before = (into == Into::Add).then_some(dw);
+    [dw, or_empty(before), dy, x]
 }
 
 /// A weight as products read it: on the CPU its copy in bf16, where the plan has one. What was written since without its copy (a

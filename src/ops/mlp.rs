@@ -54,7 +54,8 @@ pub fn forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Te
     }
 }
 
-/// dx, dinner, and what is added to the parameters' gradients `g`. `dact` is room for the gradient behind the nonlinearity:
+/// dx, dinner, and what is added to the parameters' gradients `g`, or, of W and V, written
+/// where `into` says so. `dact` is room for the gradient behind the nonlinearity:
 /// SwiGLU alone needs it.
 pub fn backward(
     dev: &Device,
@@ -68,23 +69,24 @@ pub fn backward(
     act: Tensor,
     inner: Tensor,
     w: &Layers,
+    into: Into,
 ) {
     let (down, shape) = (linear::as_read(dev, w.down), (act.rows, kind.inputs() * act.cols));
     assert!([dinner, inner].iter().all(|t| (t.rows, t.cols) == shape), "mlp: {dinner:?}, {inner:?} of {act:?}");
     assert!((w.down.rows, w.down.cols, dy.rows) == (dy.cols, act.cols, act.rows), "mlp: w {down:?}, dy {dy:?} of {act:?}");
     let mut left = g.up_bias;
     let fused = match dev {
-        Device::Cpu(d) => backward_on_cpu(dev, d, kind, dinner, &mut left, g, dy, act, inner, down),
-        Device::Cuda(d) => backward_on_gpu(dev, d, kind, dinner, g, dy, act, inner, down),
+        Device::Cpu(d) => backward_on_cpu(dev, d, kind, dinner, &mut left, g, dy, act, inner, down, into),
+        Device::Cuda(d) => backward_on_gpu(dev, d, kind, dinner, g, dy, act, inner, down, into),
         Device::Reference(_) => false,
     };
     if !fused {
-        linear::backward(dev, dact.unwrap_or(dinner), g.down, g.down_bias, dy, act, w.down);
+        linear::backward(dev, dact.unwrap_or(dinner), g.down, g.down_bias, dy, act, w.down, into);
         // on a GPU the sums are the end of the product that reads dinner
         let sums = left.take_if(|_| !matches!(dev, Device::Cuda(_)));
         activation::backward(dev, kind, dinner, dact, inner, sums);
     }
-    linear::backward(dev, dx, g.up, left, dinner, x, w.up);
+    linear::backward(dev, dx, g.up, left, dinner, x, w.up, into);
 }
 
 /// Whether it was done.
@@ -130,6 +132,7 @@ fn backward_on_cpu(
     act: Tensor,
     inner: Tensor,
     w: Tensor,
+    into: Into,
 ) -> bool {
     if kind == Activation::SwiGlu {
         return false;
@@ -149,7 +152,7 @@ fn backward_on_cpu(
             gemm::summed(d.precision, Layout::NN, size, Into::Overwrite, (dinner, f), (dy, c), (w, f), finish, db.f32());
         });
     }
-    linear::parameters(dev, d, g.down, g.down_bias, dy, act);
+    linear::parameters(dev, d, g.down, g.down_bias, dy, act, into);
     true
 }
 
@@ -190,6 +193,7 @@ fn backward_on_gpu(
     act: Tensor,
     inner: Tensor,
     w: Tensor,
+    into: Into,
 ) -> bool {
     if kind != Activation::Gelu {
         return false;
@@ -205,8 +209,8 @@ fn backward_on_gpu(
             let _at = dev.tally("linear dx", 2 * dy.len() * act.cols, &[dinner, dy, inner, w]);
             d.multiply(&product);
         }
-        let _at = dev.tally("linear dW", 2 * dy.len() * act.cols, &[dw, dw, dy, act]);
-        linear::to_parameters(d, d.operand(dw, dw_at), db_at, a, d.operand(act, act_at));
+        let _at = dev.tally("linear dW", 2 * dy.len() * act.cols, &linear::written(dw, dy, act, into));
+        linear::to_parameters(d, d.operand(dw, dw_at), db_at, a, d.operand(act, act_at), into);
     }
     offered
 }

@@ -24,6 +24,7 @@ use crate::device::cuda::Coming;
 use crate::device::{Access, Device, Stamp};
 use crate::model::{Group, Pass, Schedule};
 use crate::ops::elementwise;
+use crate::ops::gemm::Into;
 use crate::ops::verdict::{self, Verdict};
 use crate::tensor::Tensor;
 use clock::Moments;
@@ -287,15 +288,12 @@ impl Schedule for Listener<'_, '_> {
     fn need(&mut self, group: usize, _: Pass) {
         self.on.arrive(group);
     }
-    fn open(&mut self, group: usize) {
+    fn open(&mut self, _group: usize) -> Into {
         if self.opened.is_none() {
             self.opened = Some(self.on.dev.stamp());
             self.on.moments.within = Some(Part::Backward);
         }
-        if self.first {
-            let grads = self.on.groups[group].grads.clone();
-            elementwise::zero(self.on.dev, Tensor::range(grads.start, grads.end));
-        }
+        if self.first { Into::Overwrite } else { Into::Add }
     }
     fn ready(&mut self, group: usize) {
         if self.last && !self.on.comm.alone() {

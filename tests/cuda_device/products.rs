@@ -7,6 +7,7 @@ use crate::scene::stubs;
 use llm_train::device::cuda::{self, Cuda, Extent, Gpu};
 use llm_train::device::{Device, Precision};
 use llm_train::ops::activation::Activation;
+use llm_train::ops::gemm::Into;
 use llm_train::ops::mlp::{self, Layers};
 use llm_train::tensor::{Kind, Plan, Tensor};
 use std::process::Command;
@@ -116,7 +117,7 @@ fn on_the_device() {
                 for dev in [&reference, &found] {
                     k.values.iter().for_each(|(t, values)| dev.write(*t, values));
                     mlp::forward(dev, kind, y, up, x, &w);
-                    mlp::backward(dev, kind, dx, dup, dact, &g, dy, x, y, up, &w);
+                    mlp::backward(dev, kind, dx, dup, dact, &g, dy, x, y, up, &w, Into::Add);
                 }
                 // bf16 rounds what is stored between two ops, and what is found: eight bits each
                 for (name, t, roundings) in [

@@ -3,6 +3,7 @@ use crate::common::*;
 use llm_train::device::{Device, Precision};
 use llm_train::model::{Config, Decoder, Input, Recompute, Shape};
 use llm_train::ops::MASKED;
+use llm_train::ops::gemm::Into;
 use llm_train::tensor::{Plan, Tensor};
 
 fn reference(c: &Config, shape: Shape) -> (Device, Decoder) {
@@ -134,8 +135,22 @@ fn gradients_add_up_and_scale() {
         decoder.forward_backward(&dev, &input(&x, &y), 0.5, &mut ());
         let more: Vec<f32> = once.iter().map(|g| 1.5 * g).collect();
         assert!(distance(&gradients(&dev, &decoder), &more) <= 1e-6 * norm(&more));
-        decoder.zero_gradients(&dev);
-        assert_eq!(norm(&gradients(&dev, &decoder)), 0.0);
+    }
+}
+
+/// What was there before a step's first micro-batch does not show, whatever it was.
+#[test]
+fn the_first_gradients_of_a_step_are_written() {
+    for c in FAMILIES.map(|f| golden(f).config).into_iter().chain(small()) {
+        let build = || build(&c, Shape { micro_batch: 2, seq: 8 }, Recompute::None, 2);
+        let ((zeros, added), (dev, written)) = (build(), build());
+        let (x, y) = (tokens(16, c.vocab, 0), tokens(16, c.vocab, 1));
+        added.forward_backward(&zeros, &input(&x, &y), 1.0, &mut ());
+        for p in written.parameters() {
+            dev.write(p.grads, &vec![f32::NAN; p.grads.len()]);
+        }
+        written.forward_backward(&dev, &input(&x, &y), 1.0, &mut Into::Overwrite);
+        assert!(gradients(&dev, &written) == gradients(&zeros, &added), "{:?}", c.family);
     }
 }
 

@@ -2,6 +2,7 @@
 use crate::common::*;
 use llm_train::device::{Access, Cpu, Precision};
 use llm_train::model::{Config, Decoder, Recompute, Shape};
+use llm_train::ops::gemm::Into;
 use llm_train::ops::verdict::Verdict;
 use llm_train::optim::{AdamW, Hyper};
 use llm_train::tensor::{Kind, Plan, Tensor};
@@ -20,8 +21,8 @@ fn three_steps(c: &Config, recompute: Recompute, mut plan: Plan) -> (Vec<u64>, V
     for step in 1..=3 {
         let rows = SHAPE.micro_batch * SHAPE.seq;
         let (tokens, targets) = (tokens(rows, c.vocab, step), tokens(rows, c.vocab, step + 1));
-        model.zero_gradients(&dev);
-        let loss = dev.install(|| model.forward_backward(&dev, &input(&tokens, &targets), 1.0 / rows as f32, &mut ()));
+        let loss =
+            dev.install(|| model.forward_backward(&dev, &input(&tokens, &targets), 1.0 / rows as f32, &mut Into::Overwrite));
         losses.push(loss.to_bits());
         grads.extend(gradients(&dev, &model).iter().map(|x| x.to_bits()));
         adamw.step(&dev, 1e-2, step as u64, Verdict::Scale(1.0));

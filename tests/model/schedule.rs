@@ -2,6 +2,7 @@
 use crate::common::*;
 use llm_train::device::Device;
 use llm_train::model::{Config, Decoder, Group, Pass, Recompute, Schedule, Shape};
+use llm_train::ops::gemm::Into;
 use llm_train::tensor::Tensor;
 use std::ops::Range;
 
@@ -22,8 +23,9 @@ impl Schedule for Ear {
     fn done(&mut self, group: usize, pass: Pass) {
         self.0.push(Said::Done(group, pass));
     }
-    fn open(&mut self, group: usize) {
+    fn open(&mut self, group: usize) -> Into {
         self.0.push(Said::Open(group));
+        Into::Add
     }
     fn ready(&mut self, group: usize) {
         self.0.push(Said::Ready(group));
@@ -60,8 +62,9 @@ impl Schedule for Miser<'_> {
     fn done(&mut self, group: usize, _: Pass) {
         self.dev.write(range(&self.groups[group].weights), &vec![f32::NAN; self.weights[group].len()]);
     }
-    fn open(&mut self, group: usize) {
+    fn open(&mut self, group: usize) -> Into {
         self.dev.write(range(&self.groups[group].grads), &vec![0.0; self.weights[group].len()]);
+        Into::Add
     }
     fn ready(&mut self, group: usize) {
         assert!(self.taken[group].is_empty(), "group {group} is ready twice");

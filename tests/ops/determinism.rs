@@ -4,6 +4,7 @@ use crate::parity::starts;
 use llm_train::device::{Device, Precision};
 use llm_train::ops::activation::Activation;
 use llm_train::ops::attention::Heads;
+use llm_train::ops::gemm::Into;
 use llm_train::ops::norm::Norm;
 use llm_train::ops::{activation, attention, elementwise, embedding, linear, loss, norm, qk_norm};
 use llm_train::tensor::Tensor;
@@ -29,7 +30,7 @@ fn of_linear() {
         let (dx, dw, db, dy) = (b.output(n, c), b.matrix(o, c), b.matrix(1, o), b.matrix(n, o));
         let op = |dev: &Device| {
             linear::forward(dev, y, x, w, Some(bias), Some(residual));
-            linear::backward(dev, dx, dw, Some(db), dy, x, w);
+            linear::backward(dev, dx, dw, Some(db), dy, x, w, Into::Add);
             0.0
         };
         repeat(&b, precision, &[y, dx, dw], false, op);

@@ -2,6 +2,7 @@
 use crate::bench::{Bench, Numbers, against, differentiate, exact};
 use llm_train::ops::activation::Activation;
 use llm_train::ops::attention::Heads;
+use llm_train::ops::gemm::Into;
 use llm_train::ops::norm::Norm;
 use llm_train::ops::rope::Scaling;
 use llm_train::ops::{MASKED, activation, attention, elementwise, embedding, linear, loss, norm, qk_norm, rope};
@@ -19,7 +20,7 @@ fn of_linear() {
             linear::forward(&dev, y, x, w, Some(bias), Some(residual));
             against(&dev, y, &c)
         };
-        linear::backward(&dev, dx, dw, Some(db), dy, x, w);
+        linear::backward(&dev, dx, dw, Some(db), dy, x, w, Into::Add);
         differentiate("linear dx", &dev, x, &exact(&dev, dx), value);
         differentiate("linear dw", &dev, w, &exact(&dev, dw), value);
         differentiate("linear db", &dev, bias, &exact(&dev, db), value);

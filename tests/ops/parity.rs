@@ -5,6 +5,7 @@ use llm_train::device::{Device, Precision};
 use llm_train::ops::activation::Activation;
 use llm_train::ops::adamw::Step;
 use llm_train::ops::attention::Heads;
+use llm_train::ops::gemm::Into;
 use llm_train::ops::mlp::{self, Layers};
 use llm_train::ops::norm::Norm;
 use llm_train::ops::rope::Scaling;
@@ -34,7 +35,7 @@ fn of_elementwise() {
 fn of_linear() {
     for (n, c) in SIZES {
         for o in [1, 6, 35, 128] {
-            for with in [false, true] {
+            for (with, into) in [(false, Into::Add), (true, Into::Add), (true, Into::Overwrite)] {
                 let mut b = Bench::default();
                 let (y, x, w) = (b.output(n, o), b.matrix(n, c), b.matrix(o, c));
                 let (bias, residual) = (b.matrix(1, o), b.matrix(n, o));
@@ -42,7 +43,7 @@ fn of_linear() {
                 let option = |t| with.then_some(t);
                 b.agree("linear", &[y, dx, dw, db], 1e-5, |dev| {
                     linear::forward(dev, y, x, w, option(bias), option(residual));
-                    linear::backward(dev, dx, dw, option(db), dy, x, w);
+                    linear::backward(dev, dx, dw, option(db), dy, x, w, into);
                 });
                 b.agree("linear with one of two", &[y], 1e-5, |dev| linear::forward(dev, y, x, w, option(bias), None));
                 b.agree("linear with one of two", &[y], 1e-5, |dev| linear::forward(dev, y, x, w, None, option(residual)));
@@ -54,7 +55,9 @@ fn of_linear() {
 #[test]
 fn of_mlps() {
     for (n, c) in SIZES {
-        for (kind, f) in [(Activation::Gelu, 6), (Activation::Relu, 130), (Activation::Gelu, 300), (Activation::SwiGlu, 36)] {
+        let (add, overwrite) = (Into::Add, Into::Overwrite);
+        let kinds = [(Activation::Gelu, 6), (Activation::Relu, 130), (Activation::Gelu, 300), (Activation::SwiGlu, 36)];
+        for ((kind, f), into) in kinds.into_iter().zip([add, overwrite, add, overwrite]) {
             let mut b = Bench::default();
             let wide = kind.inputs() * f;
             let (x, dy, dx) = (b.matrix(n, c), b.matrix(n, c), b.output(n, c));
@@ -73,7 +76,7 @@ fn of_mlps() {
             let apart = (kind == Activation::SwiGlu).then_some(dact);
             b.agree(&format!("{kind:?} {n} {c} {f}"), &outs, 2e-5, |dev| {
                 mlp::forward(dev, kind, act, inner, x, &w);
-                mlp::backward(dev, kind, dx, dinner, apart, &g, dy, x, act, inner, &w);
+                mlp::backward(dev, kind, dx, dinner, apart, &g, dy, x, act, inner, &w, into);
             });
         }
     }

@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::launch::{cores, usable_cores};
 use crate::metrics::stats::Stats;
 use crate::metrics::units::significant;
+use crate::ops::gemm::Into;
 use crate::ops::linear;
 use crate::tensor::{Kind, Plan, Tensor};
 use serde_json::json;
@@ -114,7 +115,7 @@ fn on_gpu(gpu: &Arc<Gpu>, [rows, inputs, outputs]: [usize; 3], precision: Precis
     layer.fill(&dev);
     cuda.tune(|| layer.pass(&dev));
     let forward = || linear::forward(&dev, y, x, w, None, None);
-    let backward = || linear::backward(&dev, dx, dw, None, y, x, w);
+    let backward = || linear::backward(&dev, dx, dw, None, y, x, w, Into::Add);
     let timed = |product: &dyn Fn(), times: usize| {
         let began = Instant::now();
         (0..times).for_each(|_| product());
@@ -182,6 +183,6 @@ impl Layer {
 
     fn pass(&self, dev: &Device) {
         linear::forward(dev, self.y, self.x, self.w, None, None);
-        linear::backward(dev, self.dx, self.dw, None, self.y, self.x, self.w);
+        linear::backward(dev, self.dx, self.dw, None, self.y, self.x, self.w, Into::Add);
     }
 }

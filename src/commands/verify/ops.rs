@@ -12,7 +12,7 @@ use crate::metrics::units::significant;
 use crate::ops::activation::Activation;
 use crate::ops::adamw::Step;
 use crate::ops::attention::Heads;
-use crate::ops::gemm::{Kernel, kernels};
+use crate::ops::gemm::{Into, Kernel, kernels};
 use crate::ops::norm::Norm;
 use crate::ops::rope::Scaling;
 use crate::ops::verdict::Verdict;
@@ -200,7 +200,7 @@ fn cases() -> Vec<Case> {
         let allowed = 2e-5 * (c.max(n) as f64 / 300.0).max(1.0);
         all.push(b.case(&format!("linear {n} × {c} × {o}"), &[y, dx, dw, db], allowed, move |dev| {
             linear::forward(dev, y, x, w, Some(bias), Some(residual));
-            linear::backward(dev, dx, dw, Some(db), dy, x, w);
+            linear::backward(dev, dx, dw, Some(db), dy, x, w, Into::Add);
         }));
     }
     for h in HEADS {
