@@ -265,8 +265,8 @@ fn settle_micro_batch(run: &mut Run, launch: &Launch) -> Result<()> {
     Ok(())
 }
 
-/// Memory for weights and gradients that the other ranks of the node can read. Without it everything goes by message, which is
-/// said where it could have been otherwise.
+/// Memory for weights and gradients that the other ranks of the node can read, where that is asked for. Without it everything goes by
+/// message.
 fn shared_memory(run: &Run, launch: &Launch, elements: usize) -> Option<Memory> {
     if !run.system.shared_sums || launch.size() == 1 {
         return None;
@@ -276,7 +276,7 @@ fn shared_memory(run: &Run, launch: &Launch, elements: usize) -> Option<Memory> 
     let all = launch.comm().gather(why.as_bytes());
     if let (true, Some(rank)) = (launch.leads(), all.iter().position(|why| !why.is_empty())) {
         let (host, why) = (&launch.ranks[rank].host, String::from_utf8_lossy(&all[rank]));
-        log::warn!("the ranks on {host} send each other messages, which is slower than reading each other's memory: {why}");
+        log::warn!("the ranks on {host} send each other messages, for they cannot read each other's memory: {why}");
     }
     front.ok()
 }

@@ -84,7 +84,7 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
             threads: s.count("system.threads").map(|n| n as usize),
             zero: s.count("system.zero").expect("it has a default") as u8,
             recompute: if s.text("system.recompute") == Some("block") { Recompute::Block } else { Recompute::None },
-            shared_sums: s.text("system.shared_sums") != Some("off"),
+            shared_sums: s.text("system.shared_sums") == Some("on"),
             patience: s.count("system.patience").expect("it has a default"),
             peak_tflops: s.number("system.peak_tflops"),
         },
