@@ -27,7 +27,8 @@ impl Kind {
 }
 
 /// A contiguous row-major matrix in a device's arena, which is counted in elements (f32 on the CPU device, f64 on the
-/// reference). Copy, like a pointer; unlike a pointer it knows its shape, and every op checks it. A vector has one row.
+/// reference; weights may be bf16: [`Plan::weights`]). Copy, like a pointer; unlike a pointer it knows its shape, and every op
+/// checks it. A vector has one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tensor {
     /// The first element.
@@ -107,6 +108,8 @@ pub const ALIGN: usize = 64;
 pub struct Plan {
     len: usize,
     halves: bool,
+    weights_in_bf16: bool,
+    narrow: usize,
     copied: Option<Copied>,
     by_kind: [usize; Kind::ALL.len()],
 }
@@ -115,6 +118,22 @@ impl Plan {
     /// For a device that reads bf16 where its products round to it: [`Plan::operand`].
     pub fn with_halves(halves: bool) -> Plan {
         Plan { halves, ..Plan::default() }
+    }
+    /// The same for a device that holds weights in bf16 alone: [`Plan::weights`].
+    pub fn with_weights_in_bf16(self, weights_in_bf16: bool) -> Plan {
+        Plan { weights_in_bf16, ..self }
+    }
+    /// The elements so far are weights. A device that holds these in bf16 alone gives an element two bytes: it stays one element, so
+    /// that a weight lies as far behind its group's first as its gradient does.
+    pub fn weights(&mut self) {
+        if self.weights_in_bf16 {
+            assert_eq!(self.by_kind[Kind::Parameters as usize], self.len, "weights come first");
+            self.narrow = self.len;
+        }
+    }
+    /// The first so many elements are bf16, one an element.
+    pub fn narrow(&self) -> usize {
+        self.narrow
     }
     /// A place for `rows` × `cols` elements, starting on a multiple of [`ALIGN`].
     pub fn matrix(&mut self, kind: Kind, rows: usize, cols: usize) -> Tensor {
@@ -129,9 +148,10 @@ impl Plan {
     pub fn like(&mut self, kind: Kind, t: Tensor) -> Tensor {
         self.place(kind, t)
     }
-    /// A place for the copies in bf16 of the elements `of`, weights that products read, where they round them to it anyway.
+    /// A place for the copies in bf16 of the elements `of`, weights that products read, where they round them to it anyway. What is
+    /// bf16 itself needs none.
     pub fn copy(&mut self, kind: Kind, of: Range<usize>) {
-        if self.halves {
+        if self.halves && self.narrow == 0 {
             assert!(self.copied.is_none() && of.start.is_multiple_of(2), "elements {of:?} are copied beside {:?}", self.copied);
             let to = self.place(kind, Tensor { half: true, ..Tensor::range(of.start, of.end) }).at;
             self.copied = Some(Copied { of, to });
@@ -176,9 +196,10 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-    /// Bytes of one kind, at 4 bytes an element.
+    /// Bytes of one kind, at 4 bytes an element, 2 where it is bf16.
     pub fn bytes(&self, kind: Kind) -> usize {
-        4 * self.by_kind[kind as usize]
+        let narrow = if kind == Kind::Parameters { self.narrow } else { 0 };
+        4 * self.by_kind[kind as usize] - 2 * narrow
     }
     fn grow(&mut self, kind: Kind, elements: usize) {
         self.len += elements;
@@ -200,6 +221,20 @@ mod tests {
         assert_eq!((rows.at, rows.end(), rows.half), (32, 96, true));
         assert!(rows.meets(Tensor::range(95, 96)) && !rows.meets(Tensor::range(96, 97)));
         assert!(!Plan::default().operand(Kind::Activations, 6, 64).half);
+    }
+
+    #[test]
+    fn weights_in_bf16_take_two_bytes_and_no_copy() {
+        let bytes = |narrow: bool| {
+            let mut plan = Plan::with_halves(true).with_weights_in_bf16(narrow);
+            let w = plan.matrix(Kind::Parameters, 64, 3);
+            plan.weights();
+            let g = plan.matrix(Kind::Gradients, 64, 3);
+            plan.copy(Kind::Parameters, w.at..w.end());
+            assert_eq!((g.at - w.at, plan.narrow()), (192, if narrow { 192 } else { 0 }));
+            [Kind::Parameters, Kind::Gradients].map(|kind| plan.bytes(kind))
+        };
+        assert_eq!([bytes(false), bytes(true)], [[6 * 192, 4 * 192], [2 * 192, 4 * 192]]);
     }
 
     #[test]

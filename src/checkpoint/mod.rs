@@ -27,6 +27,7 @@ pub use weights::{SHARD_LIMIT, load_weights, staging_bytes};
 use crate::model::Parameter;
 
 /// Bytes of a checkpoint of `parameters`, all files together, within some kilobytes: weights and two moments.
-pub fn bytes(parameters: &[Parameter]) -> u64 {
-    3 * 4 * parameters.iter().map(|p| p.weights.len() as u64).sum::<u64>()
+pub fn bytes(parameters: &[Parameter], weights_in_bf16: bool) -> u64 {
+    let each = if weights_in_bf16 { 2 + 2 * 4 } else { 3 * 4 };
+    each * parameters.iter().map(|p| p.weights.len() as u64).sum::<u64>()
 }

@@ -67,7 +67,7 @@ pub(super) fn write(
     let about = serde_json::to_string(&about).expect("numbers");
     let shapes =
         shares.iter().enumerate().flat_map(|(g, s)| ['m', 'v'].map(|moment| (tensor(g, moment), vec![s.len()]))).collect();
-    let (mut sink, _) = Sink::tensors(&dir.join(file(rank, ranks)), shapes, (SHARE, &about))?;
+    let (mut sink, _) = Sink::tensors(&dir.join(file(rank, ranks)), shapes, false, (SHARE, &about))?;
     // The names' order is the groups', m before v.
     for ((map, share), own) in maps.iter().zip(&shares).zip(moments) {
         for moment in [own.m, own.v] {

@@ -72,23 +72,25 @@ pub fn read_progress(dir: &Path) -> Result<Progress> {
     Ok(progress)
 }
 
-/// Whether the checkpoint `dir` holds the model that `config` (its `config.json`) describes.
+/// Whether the checkpoint `dir` holds the model that `config` (its `config.json`) describes; whatever the type of its weights is, for
+/// any is read. Returns whether that is bf16.
 ///
 /// Errors: [`Error::Input`] naming the first key that differs, with both values.
-pub fn same_model(dir: &Path, config: &Value) -> Result<()> {
+pub fn same_model(dir: &Path, config: &Value) -> Result<bool> {
     let path = dir.join("config.json");
     let stored = read_json(&path, "a model's configuration")?;
     // The kind of model first: where it differs, so does all else. Keys that only one of them has are a matter of the
     // program's version.
     let keys = config.as_object().into_iter().flat_map(|o| o.keys().map(String::as_str));
-    for key in std::iter::once("model_type").chain(keys).filter(|key| *key != "transformers_version") {
+    let passed = ["transformers_version", "dtype", "torch_dtype"];
+    for key in std::iter::once("model_type").chain(keys).filter(|key| !passed.contains(key)) {
         if let (Some(ours), Some(theirs)) = (config.get(key), stored.get(key))
             && ours != theirs
         {
             bad_input!("{}: expected {key} {ours} as this run's model has, found {theirs}: it is another model", path.display());
         }
     }
-    Ok(())
+    Ok(stored.get("torch_dtype").or(stored.get("dtype")).is_some_and(|dtype| dtype == "bfloat16"))
 }
 
 /// The JSON in the file `path`, which should hold `what`.

@@ -112,29 +112,37 @@ pub struct Sink {
     file: File,
     written: u64,
     total: u64,
+    /// Numbers are written in bf16, else in f32.
+    in_bf16: bool,
     bytes: Vec<u8>,
 }
 
 impl Sink {
-    /// Starts a safetensors file of f32 tensors and writes its header; their values must follow in the order of their
+    /// Starts a safetensors file of tensors in f32 or bf16 and writes its header; their values must follow in the order of their
     /// names, which is the order of the list that comes back.
     ///
     /// `metadata` is one key and its value: more would be written in no particular order.
-    pub fn tensors(path: &Path, mut shapes: Vec<(String, Vec<usize>)>, metadata: (&str, &str)) -> Result<(Sink, Vec<String>)> {
+    pub fn tensors(
+        path: &Path,
+        mut shapes: Vec<(String, Vec<usize>)>,
+        in_bf16: bool,
+        metadata: (&str, &str),
+    ) -> Result<(Sink, Vec<String>)> {
+        let (dtype, width) = if in_bf16 { (Dtype::BF16, 2) } else { (Dtype::F32, 4) };
         shapes.sort();
         let names = shapes.iter().map(|(name, _)| name.clone()).collect();
         let mut end = 0;
         let mut entry = |(name, shape): (String, Vec<usize>)| {
             let start = end;
-            end += 4 * shape.iter().product::<usize>();
-            (name, TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
+            end += width * shape.iter().product::<usize>();
+            (name, TensorInfo { dtype, shape, data_offsets: (start, end) })
         };
         let tensors: Vec<_> = shapes.drain(..).map(&mut entry).collect();
         let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
         let header = Metadata::new(Some(metadata), tensors).expect("offsets made from the shapes");
         let mut header = serde_json::to_vec(&header).expect("strings and numbers");
         header.resize(header.len().next_multiple_of(8), b' ');
-        let mut sink = Sink::create(path, 8 + header.len() as u64 + end as u64)?;
+        let mut sink = Sink { in_bf16, ..Sink::create(path, 8 + header.len() as u64 + end as u64)? };
         sink.put(&(header.len() as u64).to_le_bytes())?;
         sink.put(&header)?;
         Ok((sink, names))
@@ -149,16 +157,21 @@ impl Sink {
 
     fn create(path: &Path, total: u64) -> Result<Sink> {
         match File::create(path) {
-            Ok(file) => Ok(Sink { path: path.to_owned(), file, written: 0, total, bytes: vec![] }),
+            Ok(file) => Ok(Sink { path: path.to_owned(), file, written: 0, total, in_bf16: false, bytes: vec![] }),
             Err(e) => Err(Error::Failed(format!("{}: cannot create the file of {total} bytes: {e}", path.display()))),
         }
     }
 
+    /// In bf16 they are rounded, unless they are bf16 already.
     pub fn values(&mut self, values: &[f32]) -> Result<()> {
         for part in values.chunks(CHUNK) {
             let mut bytes = std::mem::take(&mut self.bytes);
-            bytes.resize(4 * part.len(), 0);
-            bytes.chunks_exact_mut(4).zip(part).for_each(|(b, v)| b.copy_from_slice(&v.to_le_bytes()));
+            bytes.resize(if self.in_bf16 { 2 } else { 4 } * part.len(), 0);
+            if self.in_bf16 {
+                bytes.chunks_exact_mut(2).zip(part).for_each(|(b, v)| b.copy_from_slice(&bf16::from_f32(*v).to_le_bytes()));
+            } else {
+                bytes.chunks_exact_mut(4).zip(part).for_each(|(b, v)| b.copy_from_slice(&v.to_le_bytes()));
+            }
             let done = self.put(&bytes);
             self.bytes = bytes;
             done?;

@@ -34,6 +34,8 @@ pub struct Save<'a> {
     /// `config.json` and `generation_config.json`.
     pub config: &'a Value,
     pub generation: &'a Value,
+    /// Weights are saved in bf16, else in f32; as `config` says.
+    pub weights_in_bf16: bool,
     /// Copied as `tokenizer.json`.
     pub tokenizer: Option<&'a Path>,
     pub progress: &'a Progress,
@@ -52,7 +54,7 @@ pub struct Save<'a> {
 pub fn save(s: &Save, agree: &dyn Fn(Result<()>) -> Result<()>) -> Result<PathBuf> {
     assert_eq!(s.progress.ranks, s.ranks, "ranks told to the reader against ranks that write");
     let (step, partial) = (s.progress.step, folder::partial(s.out, s.progress.step));
-    let shards = weights::shards(s.parameters, s.shard_limit);
+    let shards = weights::shards(s.parameters, s.weights_in_bf16, s.shard_limit);
     let leads = s.rank == 0;
     let mut dir = folder::root(s.out).join(folder::name(step));
     let mut work = || {
@@ -81,7 +83,7 @@ fn write(s: &Save, dir: &Path, shards: &[Shard]) -> Result<()> {
         Sink::whole(&dir.join("generation_config.json"), &to_text(s.generation))?;
         Sink::whole(&dir.join("progress.json"), &to_text(s.progress))?;
         if shards.len() > 1 {
-            Sink::whole(&dir.join("model.safetensors.index.json"), &weights::index(shards))?;
+            Sink::whole(&dir.join("model.safetensors.index.json"), &weights::index(shards, s.weights_in_bf16))?;
         }
         if let Some(tokenizer) = s.tokenizer {
             let text = std::fs::read(tokenizer);
@@ -91,7 +93,7 @@ fn write(s: &Save, dir: &Path, shards: &[Shard]) -> Result<()> {
         }
     }
     for (_, shard) in shards.iter().enumerate().filter(|(i, _)| i % s.ranks == s.rank) {
-        weights::write(dir, s.dev, shard)?;
+        weights::write(dir, s.dev, shard, s.weights_in_bf16)?;
     }
     moments::write(dir, s.dev, (s.parameters, s.groups, s.moments), (s.rank, s.ranks))
 }

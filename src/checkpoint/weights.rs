@@ -1,10 +1,11 @@
 //! Weights as Hugging Face keeps them: `model.safetensors`, or shards and an index where one file would be too long.
 //!
 //! ```text
-//! file's tensor (shape of the parameter, f32)  =  the parameter, without padding rows
+//! file's tensor (shape of the parameter)       =  the parameter, without padding rows
 //!                                              or its transpose: GPT-2's Conv1D is (inputs, outputs), memory (outputs, inputs)
 //! shards: parameters in the model's order, a new file where the next one would pass the limit
 //! ```
+//! Of a run whose weights are bf16 alone the file is BF16, else F32: its numbers are those of memory, exactly.
 use super::progress::{read_json, to_text};
 use super::safetensors::{CHUNK, Sink, Source};
 use crate::bad_input;
@@ -33,11 +34,11 @@ pub(super) struct Shard<'a> {
 }
 
 /// The files that hold `parameters` when none is to pass `limit` bytes (one tensor alone may).
-pub(super) fn shards(parameters: &[Parameter], limit: u64) -> Vec<Shard<'_>> {
+pub(super) fn shards(parameters: &[Parameter], in_bf16: bool, limit: u64) -> Vec<Shard<'_>> {
     let mut parts: Vec<Vec<&Parameter>> = vec![vec![]];
     let mut bytes = 0;
     for p in parameters {
-        let more = 4 * p.weights.len() as u64;
+        let more = (width(in_bf16) * p.weights.len()) as u64;
         if bytes + more > limit && bytes > 0 {
             parts.push(vec![]);
             bytes = 0;
@@ -51,19 +52,24 @@ pub(super) fn shards(parameters: &[Parameter], limit: u64) -> Vec<Shard<'_>> {
 }
 
 /// The index of several shards: which file holds which tensor.
-pub(super) fn index(shards: &[Shard]) -> Vec<u8> {
+pub(super) fn index(shards: &[Shard], in_bf16: bool) -> Vec<u8> {
     let all = || shards.iter().flat_map(|s| s.parameters.iter().map(|p| (*p, &s.file)));
     let total: usize = all().map(|(p, _)| p.weights.len()).sum();
     let mut files: Vec<_> = all().map(|(p, file)| (p.name.clone(), json!(file))).collect();
     files.sort_by(|a, b| a.0.cmp(&b.0));
     let map: Map<String, Value> = files.into_iter().collect();
-    to_text(&json!({ "metadata": { "total_parameters": total, "total_size": 4 * total }, "weight_map": map }))
+    to_text(&json!({ "metadata": { "total_parameters": total, "total_size": width(in_bf16) * total }, "weight_map": map }))
+}
+
+/// Bytes of a number.
+fn width(in_bf16: bool) -> usize {
+    if in_bf16 { 2 } else { 4 }
 }
 
 /// Writes one file of weights into `dir`.
-pub(super) fn write(dir: &Path, dev: &Device, shard: &Shard) -> Result<()> {
+pub(super) fn write(dir: &Path, dev: &Device, shard: &Shard, in_bf16: bool) -> Result<()> {
     let shapes = shard.parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
-    let (mut sink, names) = Sink::tensors(&dir.join(&shard.file), shapes, ("format", "pt"))?;
+    let (mut sink, names) = Sink::tensors(&dir.join(&shard.file), shapes, in_bf16, ("format", "pt"))?;
     let by_name: HashMap<_, _> = shard.parameters.iter().map(|p| (p.name.as_str(), *p)).collect();
     for name in &names {
         let p = by_name[name.as_str()];

@@ -5,6 +5,7 @@
 //! --device cuda    a GPU, or one sentence that says what is missing, and exit code 2
 //! ```
 use crate::commands::{gpu, kernels};
+use crate::config::BF16_TRUE;
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
 use crate::device::{Cpu, Device, Precision};
 use crate::error::Result;
@@ -17,11 +18,14 @@ use std::sync::Arc;
 pub struct Alone {
     gpu: Option<Arc<Gpu>>,
     precision: Precision,
+    weights_bf16: bool,
     threads: usize,
 }
 
 /// What `--device` may be.
 pub const DEVICES: [&str; 3] = ["auto", "cpu", "cuda"];
+/// And `--precision`.
+pub const PRECISIONS: [&str; 3] = ["fp32", "bf16", BF16_TRUE];
 
 impl Alone {
     /// From the words of `--device`, `--precision` and `--threads`.
@@ -41,8 +45,9 @@ impl Alone {
             Some(Ok(gpu)) => Some(gpu),
             None => None,
         };
-        let precision = if precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
-        Ok(Alone { gpu, precision, threads: threads.map_or_else(usable_cores, usize::from) })
+        let weights_bf16 = precision == BF16_TRUE;
+        let precision = if weights_bf16 || precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
+        Ok(Alone { gpu, precision, weights_bf16, threads: threads.map_or_else(usable_cores, usize::from) })
     }
 
     /// The GPU's name, or the processor's.
@@ -51,7 +56,8 @@ impl Alone {
     }
     /// Begins the plan of what will lie in memory. A GPU keeps bf16 its own way.
     pub fn plan(&self) -> Plan {
-        if self.gpu.is_some() { Plan::default() } else { Cpu::plan(self.precision) }
+        let plan = if self.gpu.is_some() { Plan::default() } else { Cpu::plan(self.precision) };
+        plan.with_weights_in_bf16(self.weights_bf16)
     }
 
     /// Takes the memory, which is counted first. What the model asks of a GPU beside its plan is `extent`.

@@ -3,7 +3,7 @@
 //! ```text
 //! arguments -> clap -> Asked::Train(Run) | Asked::Plan(…) | …      or a text to show, or one sentence and exit code 2
 //! ```
-use crate::commands::alone::DEVICES;
+use crate::commands::alone::{DEVICES, PRECISIONS};
 use crate::commands::bench::{
     attention::AttentionArgs, checkpoint::CheckpointArgs, collectives::CollectivesArgs, data::DataArgs, step::StepArgs,
 };
@@ -84,8 +84,8 @@ pub struct GenerateArgs {
     /// Where the work is done; auto: on a GPU where one can be used
     #[arg(long, value_name = "auto|cpu|cuda", default_value = "auto", value_parser = DEVICES, hide_possible_values = true)]
     pub device: String,
-    /// Operands of matrix products; bf16 reads half as much for a token
-    #[arg(long, value_name = "fp32|bf16", default_value = "fp32", value_parser = ["fp32", "bf16"], hide_possible_values = true)]
+    /// Operands of matrix products; bf16 reads half as much for a token, bf16-true keeps nothing else
+    #[arg(long, value_name = "fp32|bf16|bf16-true", default_value = "fp32", value_parser = PRECISIONS, hide_possible_values = true)]
     pub precision: String,
     /// Threads [default: the cores this process may use]
     #[arg(long, value_name = "N", value_parser = threads())]
@@ -119,8 +119,8 @@ pub struct EvalArgs {
     /// Where the work is done; auto: on a GPU where one can be used
     #[arg(long, value_name = "auto|cpu|cuda", default_value = "auto", value_parser = DEVICES, hide_possible_values = true)]
     pub device: String,
-    /// Operands of matrix products
-    #[arg(long, value_name = "fp32|bf16", default_value = "fp32", hide_possible_values = true, value_parser = ["fp32", "bf16"])]
+    /// Operands of matrix products; bf16-true: weights too
+    #[arg(long, value_name = "fp32|bf16|bf16-true", default_value = "fp32", hide_possible_values = true, value_parser = PRECISIONS)]
     pub precision: String,
     /// Threads [default: the cores this process may use]
     #[arg(long, value_name = "N", value_parser = threads())]

@@ -15,7 +15,7 @@ use crate::config::{self, Carrier, DeviceKind, Run};
 use crate::device::Device;
 use crate::device::Precision;
 use crate::device::cuda::cudnn::{self, Attention, Sdpa};
-use crate::device::cuda::{self, Cuda, Extent, Gpu, Rounding};
+use crate::device::cuda::{self, Cuda, Extent, Gpu};
 use crate::error::Result;
 use crate::launch::{Launch, Seat};
 use crate::metrics::{memory, units};
@@ -113,7 +113,7 @@ impl Chosen {
         let must = asked == config::Attention::Cudnn;
         if must && !serves {
             let name = run.settings.named("system.attention");
-            let precision = run.system.precision.name();
+            let precision = run.system.precision_name();
             let apart = if run.data.reset_attention { ", documents kept apart" } else { "" };
             bad_input!(
                 "{name}: expected bf16, heads of 64 or 128 columns and documents that are not kept apart, found {precision}, \
@@ -242,10 +242,7 @@ impl Chosen {
             failed!("{said}; {instead}\n{}", memory::table(&self.rows(run, plan, model), None));
         }
         let precision = run.system.precision;
-        let mut device = Cuda::new(&self.gpu, plan, &self.extent(run, model), precision, &self.kernels, self.attention.clone())?;
-        if run.optim.stochastic_rounding {
-            device.round_at_random(Rounding::new(run.train.seed, model.groups().iter().map(|g| &g.weights)));
-        }
+        let device = Cuda::new(&self.gpu, plan, &self.extent(run, model), precision, &self.kernels, self.attention.clone())?;
         Ok(Device::Cuda(Box::new(device)))
     }
 }

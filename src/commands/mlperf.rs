@@ -86,7 +86,7 @@ fn settings(run: &Run, s: &Session) -> Vec<(&'static str, Value)> {
         Curve::Constant => ("constant", 0, o.lr),
         Curve::Wsd { decay } => ("constant, then linear", decays.min((decay * s.steps as f64).round() as u64), o.min_lr),
     };
-    // Sums and gathers travel in f32 on every device.
+    let gathers_bf16 = run.system.weights_bf16 && run.system.zero == 1; // sums are f32 unless asked otherwise
     let (products, attention) = match run.system.precision {
         Precision::Fp32 => ("fp32", "fp32"),
         Precision::Bf16 => ("bfloat16", "bfloat16"),
@@ -116,7 +116,7 @@ fn settings(run: &Run, s: &Session) -> Vec<(&'static str, Value)> {
         ("opt_gradient_clip_norm", json!(o.clip.unwrap_or(0.0))),
         ("lowest_numerical_precision_in_linear", json!(products)),
         ("lowest_numerical_precision_in_attn", json!(attention)),
-        ("lowest_numerical_precision_in_comm", json!(if run.system.reduce_bf16 { "bfloat16" } else { "fp32" })),
+        ("lowest_numerical_precision_in_comm", json!(if run.system.reduce_bf16 || gathers_bf16 { "bfloat16" } else { "fp32" })),
         // Data parallelism is the only one here; its degree is the number of ranks.
         ("tensor_parallelism", json!(1)),
         ("pipeline_parallelism", json!(1)),

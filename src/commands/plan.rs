@@ -31,7 +31,8 @@ pub fn lay_out_on_gpu(run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, A
     lay_out_in(Plan::default(), run, rank, ranks)
 }
 
-fn lay_out_in(mut plan: Plan, run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, Stage) {
+fn lay_out_in(plan: Plan, run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, Stage) {
+    let mut plan = plan.with_weights_in_bf16(run.system.weights_bf16);
     let stage = if run.system.zero == 0 { Stage::Replicate } else { Stage::Optimizer };
     let shape = Shape { micro_batch: run.batch.micro_batch, seq: run.batch.seq_len };
     let model = Decoder::plan(&mut plan, &run.model.config, shape, run.system.recompute, ranks);
@@ -42,9 +43,10 @@ fn lay_out_in(mut plan: Plan, run: &Run, rank: usize, ranks: usize) -> (Plan, De
     (plan, model, optim, stage)
 }
 
-/// What neighbours on a node read of each other: the plan's elements up to here, weights and gradients.
-pub fn front(model: &Decoder) -> usize {
-    model.groups().iter().map(|g| g.weights.end.max(g.grads.end)).max().unwrap_or(0)
+/// What neighbours on a node read of each other: the plan's first words of four bytes, weights and gradients.
+pub fn front(plan: &Plan, model: &Decoder) -> usize {
+    let elements = model.groups().iter().map(|g| g.weights.end.max(g.grads.end)).max().unwrap_or(0);
+    elements - plan.narrow() / 2
 }
 
 /// The rows of the memory table, in bytes per rank. `near` of the `ranks` read each other's memory.
@@ -157,7 +159,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     let rows = memory_rows(&plan, &model, ranks, near, threads);
     let flops = config.flops_per_token(run.batch.seq_len);
     let (tokens, parameters) = (run.tokens_per_step(), config.parameter_count());
-    let checkpoint = checkpoint::bytes(model.parameters());
+    let checkpoint = checkpoint::bytes(model.parameters(), run.system.weights_bf16);
     let micro_steps = run.global_batch().div_ceil(ranks * run.batch.micro_batch);
     let tera = |flops_per_token: f64| units::significant(flops_per_token * tokens as f64 / 1e12, 6);
     let lines = [

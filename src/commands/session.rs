@@ -18,7 +18,7 @@ use crate::commands::plan;
 use crate::commands::{check_file, check_json, say};
 use crate::config::{DeviceKind, Init, Resume, Run, Source};
 use crate::data::{Data, Loader, Order, Reading, Share};
-use crate::device::{Device, Memory};
+use crate::device::{Device, Memory, Rounding};
 use crate::error::{Error, Result};
 use crate::launch::{self, Launch, slurm};
 use crate::metrics::{self, Console, EvalSet, MetricsFile, Start};
@@ -112,7 +112,7 @@ impl Session {
         let (plan, model, optim, stage) = lay_out(run, launch.rank(), launch.size());
         let had = resumed.as_ref().and_then(|(_, progress)| progress.attention.as_ref());
         let gpu = gpu.map(|gpu| gpu.with_attention(run, launch, &model, had)).transpose()?;
-        let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&model)) };
+        let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&plan, &model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
         let mut rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
@@ -130,7 +130,10 @@ impl Session {
             None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision),
             Some(gpu) => gpu.open(run, launch, &plan, &model),
         };
-        let dev = launch.agree(dev)?;
+        let mut dev = launch.agree(dev)?;
+        if run.optim.stochastic_rounding {
+            dev.round_at_random(Rounding::new(run.train.seed, model.groups().iter().map(|g| &g.weights)));
+        }
         let network = gpu.as_ref().map(|gpu| gpu.network(run, launch)).transpose()?.flatten();
         let stored = resumed.as_ref().map(|(_, progress)| progress);
         dev.begin_after(from);
@@ -193,7 +196,8 @@ impl Session {
             parameters: self.model.parameters(),
             groups: self.model.groups(),
             moments: &moments(&self.optim),
-            config: &run.model.config.to_hf(),
+            config: &config_json(run),
+            weights_in_bf16: run.system.weights_bf16,
             generation: &run.model.config.generation_config(),
             tokenizer: self.tokenizer.as_deref(),
             progress: &progress,
@@ -209,6 +213,11 @@ impl Session {
     pub fn read_back(&self, run: &Run, launch: &Launch, dir: PathBuf) -> Result<()> {
         fill(run, launch, &self.dev, &self.model, &self.optim, self.stage, Some(&dir))
     }
+}
+
+/// `config.json`, with the type in which weights are saved.
+fn config_json(run: &Run) -> serde_json::Value {
+    run.model.config.to_hf_in(if run.system.weights_bf16 { "bfloat16" } else { "float32" })
 }
 
 /// Adam's moments as a checkpoint wants them.
@@ -234,7 +243,11 @@ fn resume_from(run: &Run, launch: &Launch) -> Result<Option<(PathBuf, Progress)>
     }
     let dir = PathBuf::from(dir);
     let read = || -> Result<Progress> {
-        checkpoint::same_model(&dir, &run.model.config.to_hf())?;
+        let in_bf16 = checkpoint::same_model(&dir, &config_json(run))?;
+        if in_bf16 != run.system.weights_bf16 && launch.leads() {
+            let (was, is) = if in_bf16 { ("bf16", "f32") } else { ("f32", "bf16, rounded to nearest") };
+            log::warn!("{}: its weights are {was}; this run goes on with them in {is}", dir.display());
+        }
         let progress = checkpoint::read_progress(&dir)?;
         if progress.seed != run.train.seed {
             let (name, at) = (run.settings.named("train.seed"), dir.display());

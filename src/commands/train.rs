@@ -48,7 +48,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
     output.meter.lap(); // what the start has used is no step's
     let micro_steps = s.share.micro_steps();
     let targets = s.share.targets(s.data.seq()) as f64;
-    let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(s), None);
+    let (mut saved, mut save_time, mut eval_time) = (None, guess_save_time(run, s), None);
     let mut accounts = Accounts::default();
     if s.from >= s.steps {
         output.console.say(&format!("nothing left to do: step {} of {} is done", s.from, s.steps));
@@ -165,10 +165,10 @@ fn passes(s: &Session) -> u32 {
 }
 
 /// A guess at the time of a checkpoint before one has been written: the most bytes that a rank writes, at 1 GB/s. Weights
-/// are a third, written by rank 0; every rank writes its part of the rest.
-fn guess_save_time(s: &Session) -> Duration {
+/// are at most a third, written by rank 0; every rank writes its part of the rest.
+fn guess_save_time(run: &Run, s: &Session) -> Duration {
     let share = (1.0 + 2.0 / s.share.ranks as f64) / 3.0;
-    Duration::from_secs_f64(share * checkpoint::bytes(s.model.parameters()) as f64 / 1e9)
+    Duration::from_secs_f64(share * checkpoint::bytes(s.model.parameters(), run.system.weights_bf16) as f64 / 1e9)
 }
 
 /// Steps and checkpoints vary; twice the last ones' time is kept in hand.

@@ -3,8 +3,8 @@
 //! Reads no file but the model's `config.json`; whether corpora and checkpoints exist is asked by those who open them.
 use super::architecture;
 use super::run::{
-    Attention, Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Mlperf, Model, Optim, Resume, Run,
-    Source, System, Train,
+    Attention, BF16_TRUE, Batch, Carrier, Checkpoint, Corpus, Curve, Data, DeviceKind, Eval, Length, Log, Mlperf, Model, Optim,
+    Resume, Run, Source, System, Train,
 };
 use super::settings::Settings;
 use super::value::Value;
@@ -77,7 +77,11 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
                 Some("plain") => Attention::Plain,
                 _ => Attention::Auto,
             },
-            precision: s.text("system.precision").and_then(Precision::named).expect("one of the table's"),
+            precision: match s.text("system.precision") {
+                Some(BF16_TRUE) => Precision::Bf16,
+                name => name.and_then(Precision::named).expect("one of the table's"),
+            },
+            weights_bf16: s.text("system.precision") == Some(BF16_TRUE),
             reduce_bf16: s.text("system.reduce") == Some("bf16"),
             fused: s.switch("system.fused"),
             nondeterministic: s.switch("system.nondeterministic"),
@@ -259,6 +263,10 @@ fn optim(s: &mut Settings) -> Result<Optim> {
     let min_lr = number(s, "optim.min_lr");
     if min_lr > lr {
         bad_input!("{}: expected at most optim.lr, which is {lr}, found {min_lr}", s.named("optim.min_lr"))
+    }
+    // Without it an update that is small beside its weight is lost.
+    if s.text("system.precision") == Some(BF16_TRUE) && !s.has("optim.stochastic_rounding") {
+        s.derive("optim.stochastic_rounding", Value::Switch(true));
     }
     Ok(Optim {
         lr,

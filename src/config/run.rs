@@ -122,7 +122,7 @@ pub struct Optim {
     pub eps: f64,
     /// Largest global norm of the gradient; `None`: not clipped.
     pub clip: Option<f64>,
-    /// Whether working copies in bf16 are rounded at random, each as likely up as it is near.
+    /// Whether weights' numbers in bf16, working copies or the weights themselves, are rounded at random, each as likely up as it is near.
     pub stochastic_rounding: bool,
 }
 
@@ -162,6 +162,8 @@ pub struct System {
     pub attention: Attention,
     pub fused: bool,
     pub precision: Precision,
+    /// Whether weights are bf16 alone, without f32: `bf16-true`.
+    pub weights_bf16: bool,
     /// Whether gradients are rounded to bf16 on their way between GPUs, and summed so.
     pub reduce_bf16: bool,
     /// Whether sums on GPUs may be added up in any order.
@@ -227,6 +229,16 @@ pub struct Mlperf {
     pub platform: Option<String>,
 }
 
+impl System {
+    /// As `--precision` has it.
+    pub fn precision_name(&self) -> &'static str {
+        if self.weights_bf16 { BF16_TRUE } else { self.precision.name() }
+    }
+}
+
+/// The precision whose weights are bf16 alone: products are those of bf16.
+pub const BF16_TRUE: &str = "bf16-true";
+
 impl Run {
     /// Settles what depends on the number of ranks: the global batch defaults to micro-batch × ranks.
     ///
@@ -256,7 +268,7 @@ impl Run {
     /// What only a GPU can do is refused where there is none.
     pub fn validate_on_cpu(&self) -> Result<()> {
         if self.system.precision == Precision::Tf32 {
-            bad_input!("{}: expected fp32 or bf16 on the CPU, found tf32", self.settings.named("system.precision"))
+            bad_input!("{}: expected fp32, bf16 or bf16-true on the CPU, found tf32", self.settings.named("system.precision"))
         }
         if self.system.reduce_bf16 {
             bad_input!("{}: expected f32 on the CPU, found bf16", self.settings.named("system.reduce"))
@@ -265,9 +277,11 @@ impl Run {
             let name = self.settings.named("system.nondeterministic");
             bad_input!("{name}: expected a GPU, for the CPU has one order of sums, found the CPU")
         }
-        if self.optim.stochastic_rounding {
+        if self.optim.stochastic_rounding && !self.system.weights_bf16 {
             let name = self.settings.named("optim.stochastic_rounding");
-            bad_input!("{name}: expected a GPU, where weights have copies in bf16 to be rounded, found the CPU")
+            bad_input!(
+                "{name}: expected --precision bf16-true, or a GPU, where weights have copies in bf16 to be rounded, found the CPU"
+            )
         }
         Ok(())
     }
@@ -275,7 +289,12 @@ impl Run {
     /// What the run's numbers are made of, for who compares runs.
     pub fn numerics(&self) -> String {
         let sums = if self.system.reduce_bf16 { "bf16" } else { "f32" };
-        let rounding = if self.optim.stochastic_rounding { ", weights rounded at random" } else { "" };
+        let rounding = match (self.system.weights_bf16, self.optim.stochastic_rounding) {
+            (false, false) => "",
+            (false, true) => ", weights rounded at random",
+            (true, false) => ", weights in bf16 rounded to nearest",
+            (true, true) => ", weights in bf16 rounded at random",
+        };
         let order = if self.system.nondeterministic { "nondeterministic" } else { "deterministic" };
         format!("{} products, gradients reduced in {sums}{rounding}, {order}", self.system.precision.name())
     }

@@ -6,13 +6,15 @@
 //! arena.op_either(…)                             the same, for ops that are written for operands in f32 and in bf16
 //! arena.lend(range, access) -> Loan              a message or a file uses the range until the loan is dropped
 //! ```
+//! An element is a `T`. Weights that are bf16 alone ([`Plan::weights`]) are an element each too, of two bytes, before all others.
 use super::copies::Copies;
 use super::cuda::Lent;
 use super::gate::{Gate, Loans};
 use super::memory::Memory;
 use super::values::{Values, ValuesMut};
 use crate::error::Result;
-use crate::tensor::{Copied, Tensor};
+use crate::tensor::{Plan, Tensor};
+use half::bf16;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,6 +33,8 @@ pub struct Arena<T> {
     front: Option<Memory>,
     ahead: usize,
     rest: Memory,
+    /// Elements `..narrow` are bf16.
+    narrow: usize,
     gate: Gate,
     copies: Option<Copies>,
     elements: PhantomData<T>,
@@ -68,10 +72,17 @@ impl<T> Arena<T> {
     ///
     /// Errors: the system refuses the memory of the rest.
     pub fn new_in(front: Option<Memory>, len: usize) -> Result<Arena<T>> {
-        let ahead = front.as_ref().map_or(0, |front| (front.bytes() / size_of::<T>()).min(len));
-        let rest = Memory::private((len - ahead) * size_of::<T>())?;
+        Arena::with_narrow(front, len, 0)
+    }
+
+    fn with_narrow(front: Option<Memory>, len: usize, narrow: usize) -> Result<Arena<T>> {
+        let room = front.as_ref().map_or(0, Memory::bytes);
+        let in_bf16 = narrow.min(room / size_of::<bf16>());
+        let ahead = (in_bf16 + (room - byte::<T>(in_bf16, narrow)) / size_of::<T>()).min(len);
+        assert!(ahead >= narrow || ahead == 0, "{ahead} of {narrow} elements in bf16 ahead of the others");
+        let rest = Memory::private(byte::<T>(len, narrow) - byte::<T>(ahead, narrow))?;
         let (gate, busy) = (Gate::new(len), AtomicBool::new(false));
-        Ok(Arena { front, ahead, rest, gate, copies: None, elements: PhantomData, busy })
+        Ok(Arena { front, ahead, rest, narrow, gate, copies: None, elements: PhantomData, busy })
     }
 
     /// Runs one operation: `outs` may be written, `ins` read. Panics when an operand lies outside the arena, when an
@@ -83,6 +94,9 @@ impl<T> Arena<T> {
         f: impl FnOnce([&mut [T]; O], [&[T]; I]) -> R,
     ) -> R {
         self.gate.check(&outs, &ins);
+        if let Some(t) = outs.iter().chain(&ins).find(|t| self.is_narrow(**t)) {
+            panic!("{t:?} is in bf16, which this operation does not read or write");
+        }
         self.written(&outs);
         self.alone(|| {
             // SAFETY: in bounds and disjoint, and loans conflict with none of them (the gate); no other operation is open.
@@ -108,21 +122,35 @@ impl<T> Arena<T> {
 
     /// Where `t`, which lies within the arena, begins.
     fn place(&self, t: Tensor) -> *mut T {
-        let ahead = self.ahead;
+        let (ahead, narrow) = (self.ahead, self.narrow);
         assert!(t.end() <= ahead || t.at >= ahead, "{t:?} lies across element {ahead}, where other memory begins");
-        let (memory, at) = match &self.front {
-            Some(front) if t.at < ahead => (front, t.at),
-            _ => (&self.rest, t.at - ahead),
+        assert!(t.end() <= narrow || t.at >= narrow, "{t:?} lies across element {narrow}, where bf16 ends");
+        let (memory, first) = match &self.front {
+            Some(front) if t.at < ahead => (front, 0),
+            _ => (&self.rest, byte::<T>(ahead, narrow)),
         };
         // SAFETY: both hold what has been asserted to lie within them.
-        unsafe { memory.base().cast::<T>().add(at) }
+        unsafe { memory.base().add(byte::<T>(t.at, narrow) - first).cast() }
+    }
+
+    /// Whether `t` is of the elements that are bf16.
+    pub fn is_narrow(&self, t: Tensor) -> bool {
+        t.at < self.narrow && !t.is_empty()
     }
 }
 
+/// Where an element begins, the first `narrow` being bf16.
+fn byte<T>(at: usize, narrow: usize) -> usize {
+    at.min(narrow) * size_of::<bf16>() + at.saturating_sub(narrow) * size_of::<T>()
+}
+
 impl Arena<f32> {
-    /// With the copies in bf16 that the plan has.
-    pub fn with_copies(self, copied: Option<&Copied>) -> Arena<f32> {
-        Arena { copies: copied.cloned().map(Copies::new), ..self }
+    /// Of a plan, with what it has in bf16: weights, or copies of them. As much as `front` holds lies there.
+    ///
+    /// Errors: the system refuses the memory of the rest.
+    pub fn of(front: Option<Memory>, plan: &Plan) -> Result<Arena<f32>> {
+        let arena = Arena::with_narrow(front, plan.len(), plan.narrow())?;
+        Ok(Arena { copies: plan.copied().cloned().map(Copies::new), ..arena })
     }
     /// Where the copy of `t` in bf16 lies, if it has one. An op that writes `t` may write it along.
     pub fn copy_of(&self, t: Tensor) -> Option<Tensor> {
@@ -145,14 +173,14 @@ impl Arena<f32> {
         self.alone(|| {
             // SAFETY: as in `op`; an element has room for two numbers in bf16, which may be any bits.
             let outs = outs.map(|t| unsafe {
-                match t.half {
+                match t.half || self.is_narrow(t) {
                     false => ValuesMut::F32(std::slice::from_raw_parts_mut(self.place(t), t.len())),
                     true => ValuesMut::Bf16(std::slice::from_raw_parts_mut(self.place(t).cast(), t.len())),
                 }
             });
             // SAFETY: as above.
             let ins = ins.map(|t| unsafe {
-                match t.half {
+                match t.half || self.is_narrow(t) {
                     false => Values::F32(std::slice::from_raw_parts(self.place(t), t.len())),
                     true => Values::Bf16(std::slice::from_raw_parts(self.place(t).cast(), t.len())),
                 }
@@ -161,20 +189,28 @@ impl Arena<f32> {
         })
     }
 
-    /// Lends `t`. Panics when an open loan already conflicts with it.
+    /// Lends `t`, in words of four bytes: to be copied where it is bf16. Panics when an open loan already conflicts with it.
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {
         let id = self.gate.lend(t, access);
         if access == Access::Write {
             self.written(&[t]);
         }
-        Loan { place: Place::Host(self.place(t)), len: t.len(), access, id, table: self.gate.loans.clone() }
+        let len = words(t, self.is_narrow(t));
+        Loan { place: Place::Host(self.place(t)), len, access, id, table: self.gate.loans.clone() }
     }
 }
 
+/// Of four bytes each, in which `t` lies.
+pub(super) fn words(t: Tensor, in_bf16: bool) -> usize {
+    assert!(!in_bf16 || t.at.is_multiple_of(2) && t.len().is_multiple_of(2), "{t:?} in bf16 is no whole number of words");
+    if in_bf16 { t.len() / 2 } else { t.len() }
+}
+
 impl Loan {
-    pub(super) fn of_gpu(gate: &Gate, t: Tensor, access: Access, lent: Lent) -> Loan {
+    /// `len`: of what the borrower counts in, words of four bytes or numbers in bf16.
+    pub(super) fn of_gpu(gate: &Gate, t: Tensor, len: usize, access: Access, lent: Lent) -> Loan {
         let id = gate.lend(t, access);
-        Loan { place: Place::Gpu(Box::new(lent)), len: t.len(), access, id, table: gate.loans.clone() }
+        Loan { place: Place::Gpu(Box::new(lent)), len, access, id, table: gate.loans.clone() }
     }
     /// The range on the GPU, if it lies on one: for libraries that reach it there.
     pub fn on_gpu(&mut self) -> Option<&mut Lent> {
@@ -219,6 +255,7 @@ impl Drop for Loan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::Kind;
 
     fn row(at: usize, cols: usize) -> Tensor {
         Tensor { at, rows: 1, cols, half: false }
@@ -255,6 +292,48 @@ mod tests {
             let two_ones = f32::from_bits(0x3f80_3f80);
             assert_eq!(all, [0.0, 0.0, two_ones, two_ones, 2.0, 0.0, 0.0, 0.0]);
         });
+    }
+
+    fn with_weights(front: Option<Memory>) -> Arena<f32> {
+        let mut plan = Plan::with_halves(true).with_weights_in_bf16(true);
+        plan.vector(Kind::Parameters, 64);
+        plan.weights();
+        plan.vector(Kind::Gradients, 64);
+        plan.vector(Kind::Optimizer, 64);
+        Arena::of(front, &plan).unwrap()
+    }
+
+    /// In one memory, and with weights and gradients in a front.
+    #[test]
+    fn weights_in_bf16_are_an_element_each_and_are_lent_as_words() {
+        for front in [None, Some(Memory::private(2 * 64 + 4 * 64).unwrap())] {
+            let arena = with_weights(front);
+            arena.op_either([row(0, 64), row(64, 64), row(128, 64)], [], |[w, g, m], []| {
+                let (w, g) = (w.bf16(), g.f32());
+                assert_eq!(w.as_ptr_range().end.cast(), g.as_ptr(), "gradients follow at two bytes a weight");
+                w.fill(half::bf16::ONE);
+                g.fill(2.0);
+                m.f32().fill(3.0);
+            });
+            let two_ones = f32::from_bits(0x3f80_3f80);
+            let lent = arena.lend(row(32, 16), Access::Write);
+            assert_eq!(lent.slice(), [two_ones; 8]);
+            drop(lent);
+            assert_eq!(arena.lend(row(96, 4), Access::Read).slice(), [2.0; 4]);
+            arena.op([], [row(128, 64)], |_: [&mut [f32]; 0], [m]| assert_eq!(m, [3.0; 64]));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "is in bf16, which this operation does not")]
+    fn an_op_for_f32_refuses_weights_in_bf16() {
+        with_weights(None).op([], [row(0, 4)], |_: [&mut [f32]; 0], _| ());
+    }
+
+    #[test]
+    #[should_panic(expected = "lies across element 64, where bf16 ends")]
+    fn no_operand_is_of_both_kinds() {
+        with_weights(None).op_either([], [row(62, 4)], |_, _| ());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //!
 //! | device | numbers | for |
 //! |---|---|---|
-//! | [`Cpu`] | f32, or bf16 beside it, threads | training |
-//! | [`Cuda`] | f32, or bf16 beside it, on a GPU | training |
+//! | [`Cpu`] | f32, or bf16 beside it, or weights in bf16 alone; threads | training |
+//! | [`Cuda`] | the same, on a GPU | training |
 //! | [`Reference`] | f64, naive loops | tests: finite differences, and what every kernel is held against |
 //!
 //! The gate [`Arena::op`] checks bounds, that no output overlaps another operand, and that nothing lent to a message or
@@ -15,6 +15,7 @@ pub mod cuda;
 mod gate;
 mod memory;
 mod ranges;
+mod rounding;
 mod stamp;
 mod tally;
 pub mod threads;
@@ -23,6 +24,7 @@ pub use arena::{Access, Arena, Loan};
 pub use cuda::{Cuda, Kept};
 pub use memory::{Memory, make_real};
 pub use ranges::{Stretch, range};
+pub use rounding::Rounding;
 pub use stamp::Stamp;
 pub use tally::{Note, Part, Row, Tally};
 use threads::Threads;
@@ -67,10 +69,15 @@ pub struct Cpu {
     pub arena: Arena<f32>,
     pub precision: Precision,
     pub tally: Tally,
+    rounding: Option<Rounding>,
     threads: Threads,
 }
 
 impl Cpu {
+    /// For an update: the place of `w` in the model and the random bits of step `step`; `None`: weights are rounded to nearest.
+    pub fn drawn(&self, w: Tensor, step: u64) -> Option<(u64, u32)> {
+        self.rounding.as_ref().map(|r| (r.place(w.at), r.draw_of(step)))
+    }
     /// Begins the plan of what the device will hold: with bf16, in bf16 what is read by products alone.
     pub fn plan(precision: Precision) -> Plan {
         Plan::with_halves(precision == Precision::Bf16)
@@ -92,8 +99,9 @@ impl Device {
     /// The same, with the plan's first tensors in memory that is there already: as many as it holds.
     pub fn cpu_in(front: Option<Memory>, plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
         assert_ne!(precision, Precision::Tf32, "only GPUs multiply in tf32");
-        let arena = Arena::new_in(front, plan.len())?.with_copies(plan.copied());
-        Ok(Device::Cpu(Box::new(Cpu { arena, precision, tally: Tally::default(), threads: Threads::new(threads, cores)? })))
+        assert!(plan.narrow() == 0 || precision == Precision::Bf16, "products in {precision:?} of weights in bf16");
+        let (arena, tally, threads) = (Arena::of(front, plan)?, Tally::default(), Threads::new(threads, cores)?);
+        Ok(Device::Cpu(Box::new(Cpu { arena, precision, tally, rounding: None, threads })))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {
         Ok(Device::Reference(Reference { arena: Arena::new(plan.len())? }))
@@ -153,8 +161,8 @@ impl Device {
             }),
         }
     }
-    /// Lends `t` to a message or a file until the loan is dropped; ops that conflict with it are refused meanwhile.
-    /// Only f32 can be lent.
+    /// Lends `t` to a message or a file until the loan is dropped; ops that conflict with it are refused meanwhile. f32, or weights
+    /// that are bf16 alone: words of two numbers, which can be copied and not summed.
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {
         match self {
             Device::Cpu(d) => d.arena.lend(t, access),
@@ -166,10 +174,23 @@ impl Device {
     pub fn lend_to_sum(&self, t: Tensor) -> Loan {
         match self {
             Device::Cuda(d) => d.lend_to_sum(t),
-            Device::Cpu(_) | Device::Reference(_) => self.lend(t, Access::Write),
+            Device::Cpu(d) => {
+                assert!(!d.arena.is_narrow(t), "{t:?} is in bf16, and is to be summed");
+                self.lend(t, Access::Write)
+            }
+            Device::Reference(_) => self.lend(t, Access::Write),
         }
     }
-    /// Lends weights' working copies in bf16 to be written; `None` where there are none.
+    /// Whether weights are bf16 alone.
+    pub fn weights_in_bf16(&self) -> bool {
+        match self {
+            Device::Cpu(d) => d.arena.is_narrow(Tensor::range(0, 1)),
+            Device::Cuda(d) => d.weights_in_bf16(),
+            Device::Reference(_) => false,
+        }
+    }
+    /// Lends weights as products read them, in bf16, to be written: the weights themselves or their working copies; `None` where there
+    /// are neither.
     pub fn lend_copies(&self, t: Tensor) -> Option<Loan> {
         match self {
             Device::Cuda(d) => d.lend_copies(t),
@@ -181,6 +202,14 @@ impl Device {
         match self {
             Device::Cuda(d) => d.lend_masters(t),
             Device::Cpu(_) | Device::Reference(_) => self.lend(t, Access::Write),
+        }
+    }
+    /// Weights are rounded to bf16 at random from now on, copies or the weights themselves.
+    pub fn round_at_random(&mut self, rounding: Rounding) {
+        match self {
+            Device::Cpu(d) => d.rounding = Some(rounding),
+            Device::Cuda(d) => d.round_at_random(rounding),
+            Device::Reference(_) => panic!("the reference device does not round"),
         }
     }
     /// So many optimizer steps are behind the weights that are there: copies that are rounded at random are those of that step.

@@ -32,6 +32,13 @@ impl<'a> Values<'a> {
             Values::Bf16(x) => Values::Bf16(&x[i..]),
         }
     }
+    /// `len` of them from the `at`-th on.
+    pub fn part(self, at: usize, len: usize) -> Values<'a> {
+        match self {
+            Values::F32(x) => Values::F32(&x[at..][..len]),
+            Values::Bf16(x) => Values::Bf16(&x[at..][..len]),
+        }
+    }
     /// Panics where they are bf16: of an operand that always is f32.
     pub fn f32(self) -> &'a [f32] {
         match self {

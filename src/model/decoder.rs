@@ -95,6 +95,7 @@ impl Decoder {
     fn lay_out(p: &mut Plan, c: &Config, shape: Shape, training: Option<Recompute>, ranks: usize) -> Decoder {
         let rows = shape.micro_batch * shape.seq;
         let weights = Layout::plan(p, Kind::Parameters, c, ranks);
+        p.weights();
         let grads = training.map(|_| Layout::plan(p, Kind::Gradients, c, ranks));
         let groups = weights.groups(grads.as_ref());
         // What products read: all but a table of tokens that is no head.

@@ -42,8 +42,13 @@ impl Config {
         Ok((config, keys.dropout().into_iter().collect()))
     }
 
-    /// `config.json`, for transformers 4 and 5.
+    /// `config.json`, for transformers 4 and 5, of weights in f32.
     pub fn to_hf(&self) -> Value {
+        self.to_hf_in("float32")
+    }
+
+    /// The same of weights in this type, as torch names it.
+    pub fn to_hf_in(&self, dtype: &str) -> Value {
         let key = self.family.keys();
         let mut all = json!({
             "architectures": [key.architecture],
@@ -60,8 +65,8 @@ impl Config {
             "eos_token_id": eos(self),
             "pad_token_id": self.pad,
             "use_cache": true,
-            "dtype": "float32",
-            "torch_dtype": "float32",
+            "dtype": dtype,
+            "torch_dtype": dtype,
         });
         let own = match self.family {
             Family::Gpt2 => gpt2::write(self),

@@ -5,7 +5,7 @@
 //   w ← w (1 − lr decay) − rate m / (root √v + ε)         rate = lr / (1 − β₁ᵗ),  root = 1 / √(1 − β₂ᵗ)
 //   copy ← w, in bf16
 //
-// w, m, v, g (n) are float, copy (n) is bf16. What changes from step to step lies in device memory, so that no launch
+// w, m, v, g (n) are float, copy (n) is bf16; or w is bf16 and there is no copy. What changes from step to step lies in device memory, so that no launch
 // waits for the host and the same launches can be replayed.
 
 // The step's factors, computed in double on the host. `draw`: random bits of this step, for stochastic rounding.
@@ -49,18 +49,12 @@ extern "C" __global__ void __launch_bounds__(256) to_bf16_at_random(bf16* y, con
     store8(y + at, v, n - at, w);
 }
 
-// `first` is the place of element 0 in the whole model, from which the random bits follow, however it is sharded; it is even,
-// since two neighbours share a draw. Where *skip is not 0 nothing happens. copy may be null; stochastic: 0 rounds the copy to nearest even.
-//   grid ⌈n / 2048⌉, block 256, shared 0
-extern "C" __global__ void __launch_bounds__(256)
-adamw(float* w, float* m, float* v, bf16* copy, const float* g, const Step* step, const float* scale, const u32* skip,
-      float decay, u64 n, u64 first, int stochastic) {
-    const u64 at = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
-    if (at >= n || *skip) return;
+// What both kernels below do with a thread's elements at..at + 8: m and v are written, the new w is left in ws.
+template <class W>
+__device__ __forceinline__ void update8(float (&ws)[8], const W* w, float* m, float* v, const float* g, const Step& s, float keep,
+                                        float by, u64 at, u64 n) {
     const bool all = whole(0, w, m, v, g) && n - at >= 8;
-    const Step s = *step;
-    const float keep = fmaf(-s.lr, decay, 1.f), by = *scale;
-    float ws[8], ms[8], vs[8], gs[8];
+    float ms[8], vs[8], gs[8];
     load8(gs, g + at, n - at, all);
     load8(ms, m + at, n - at, all);
     load8(vs, v + at, n - at, all);
@@ -74,16 +68,46 @@ adamw(float* w, float* m, float* v, bf16* copy, const float* g, const Step* step
     }
     store8(m + at, ms, n - at, all);
     store8(v + at, vs, n - at, all);
-    store8(w + at, ws, n - at, all);
-    if (copy) {
-        if (stochastic) {
+}
+
+// Eight numbers, the first of which has this even place, as bf16 will hold them.
+__device__ __forceinline__ void round8_at_random(float (&x)[8], u64 first, u32 draw) {
 #pragma unroll
-            for (int i = 0; i < 8; i += 2) {
-                const u32 bits = drawn(first + at + i, s.draw);
-                ws[i] = rounded_at_random(ws[i], bits & 0xffffu);
-                ws[i + 1] = rounded_at_random(ws[i + 1], bits >> 16);
-            }
-        }
+    for (int i = 0; i < 8; i += 2) {
+        const u32 bits = drawn(first + i, draw);
+        x[i] = rounded_at_random(x[i], bits & 0xffffu);
+        x[i + 1] = rounded_at_random(x[i + 1], bits >> 16);
+    }
+}
+
+// `first` is the place of element 0 in the whole model, from which the random bits follow, however it is sharded; it is even,
+// since two neighbours share a draw. Where *skip is not 0 nothing happens. copy may be null; stochastic: 0 rounds the copy to nearest even.
+//   grid ⌈n / 2048⌉, block 256, shared 0
+extern "C" __global__ void __launch_bounds__(256)
+adamw(float* w, float* m, float* v, bf16* copy, const float* g, const Step* step, const float* scale, const u32* skip,
+      float decay, u64 n, u64 first, int stochastic) {
+    const u64 at = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= n || *skip) return;
+    const Step s = *step;
+    float ws[8];
+    update8(ws, w, m, v, g, s, fmaf(-s.lr, decay, 1.f), *scale, at, n);
+    store8(w + at, ws, n - at, whole(0, w) && n - at >= 8);
+    if (copy) {
+        if (stochastic) round8_at_random(ws, first + at, s.draw);
         store8(copy + at, ws, n - at, whole(0, copy) && n - at >= 8);
     }
+}
+
+// The same of weights that are bf16 alone: the update is computed in float, and its rounding is what becomes of w.
+//   grid ⌈n / 2048⌉, block 256, shared 0
+extern "C" __global__ void __launch_bounds__(256)
+adamw_bf16(bf16* w, float* m, float* v, const float* g, const Step* step, const float* scale, const u32* skip, float decay, u64 n,
+           u64 first, int stochastic) {
+    const u64 at = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= n || *skip) return;
+    const Step s = *step;
+    float ws[8];
+    update8(ws, w, m, v, g, s, fmaf(-s.lr, decay, 1.f), *scale, at, n);
+    if (stochastic) round8_at_random(ws, first + at, s.draw);
+    store8(w + at, ws, n - at, whole(0, w) && n - at >= 8);
 }

@@ -6,13 +6,16 @@
 //! v ← β₂ v + (1 − β₂) g²              v̂ = v / (1 − β₂ᵗ)
 //! w ← w − lr (m̂ / (√v̂ + ε) + decay w)
 //! ```
-//! A copy of w in bf16, where the plan has one, is written along. The factors of a step are computed in f64; the decay is applied as w (1 − lr decay) first, as PyTorch does.
-use super::rows::{PIECE, Shared, or_empty, pieces};
-use super::simd::{halve, wide};
+//! A copy of w in bf16, where the plan has one, is written along. w may be bf16 itself: it is computed in f32 and rounded, to nearest or at
+//! random, by the bits of its place in the model ([`crate::device::Rounding`]). The factors of a step are computed in f64; the decay is
+//! applied as w (1 − lr decay) first, as PyTorch does.
+use super::rows::{PART, PIECE, Shared, or_empty, pieces};
+use super::simd::{halve, to_bf16, wide, widen};
 use super::verdict::Verdict;
-use crate::device::Device;
 use crate::device::cuda::{Grid, float};
+use crate::device::{Device, ValuesMut};
 use crate::tensor::Tensor;
+use half::bf16;
 
 /// What is the same for all parameters in a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,18 +40,35 @@ pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f
         return;
     }
     match dev {
-        Device::Cpu(d) => d.arena.op_either([w, m, v, or_empty(copy)], [g], |[w, m, v, copy], [g]| {
+        Device::Cpu(d) => {
+            let drawn = d.drawn(w, step.t);
             let (factors, scale) = (Factors::new(step, decay), step.verdict.scale());
-            let outs = [w, m, v].map(|x| (x.f32(), PIECE));
-            let copy = if copy.is_empty() { None } else { Some(Shared::new(copy.bf16())) };
-            pieces(outs, [(g.f32(), PIECE)], |i, [w, m, v], [g]| {
-                piece(w, m, v, g, scale, factors);
-                if let Some(copy) = &copy {
-                    // SAFETY: the piece of w, which is this task's alone.
-                    halve(unsafe { copy.piece(i * PIECE, w.len()) }, w);
+            d.arena.op_either([w, m, v, or_empty(copy)], [g], |[w, m, v, copy], [g]| {
+                let (moments, g) = ([m, v].map(|x| (x.f32(), PIECE)), [(g.f32(), PIECE)]);
+                match w {
+                    ValuesMut::F32(w) => {
+                        let copy = if copy.is_empty() { None } else { Some(Shared::new(copy.bf16())) };
+                        let [m, v] = moments;
+                        pieces([(w, PIECE), m, v], g, |i, [w, m, v], [g]| {
+                            piece(w, m, v, g, scale, factors);
+                            if let Some(copy) = &copy {
+                                // SAFETY: the piece of w, which is this task's alone.
+                                halve(unsafe { copy.piece(i * PIECE, w.len()) }, w);
+                            }
+                        });
+                    }
+                    ValuesMut::Bf16(w) => {
+                        let w = Shared::new(w);
+                        pieces(moments, g, |i, [m, v], [g]| {
+                            // SAFETY: the piece of m, which is this task's alone.
+                            let w = unsafe { w.piece(i * PIECE, m.len()) };
+                            let drawn = drawn.map(|(first, draw)| (first + (i * PIECE) as u64, draw));
+                            piece_in_bf16(w, m, v, g, scale, factors, drawn);
+                        });
+                    }
                 }
             });
-        }),
+        }
         Device::Cuda(d) => {
             let ([at, m, v], [g]) = d.op([w, m, v], [g]);
             let f = Factors::new(step, 0.0);
@@ -56,14 +76,19 @@ pub fn update(dev: &Device, w: Tensor, m: Tensor, v: Tensor, g: Tensor, decay: f
             let numbers = [f.beta1, f.beta2, f.rest1, f.rest2, step.lr as f32, f.rate, f.root, f.eps].map(f32::to_bits);
             let drawn = d.drawn(w, step.t);
             let (first, draw) = drawn.unwrap_or((w.at as u64, 0));
+            let at_random = u64::from(drawn.is_some());
             let factors = d.upload_once(&[&numbers[..], &[draw]].concat());
             let scale = match step.verdict {
                 Verdict::OnDevice => d.verdict(),
                 known => d.upload_once(&[known.scale().to_bits(), 0]),
             };
             let (skip, n) = (scale + 4, w.len() as u64);
-            let arguments = [at, m, v, d.copy_of(w), g, factors, scale, skip, float(decay), n, first, u64::from(drawn.is_some())];
-            d.launch("adamw", Grid::over(w.len().div_ceil(8)), &arguments);
+            let (decay, grid) = (float(decay), Grid::over(w.len().div_ceil(8)));
+            if d.weights_in_bf16() {
+                d.launch("adamw_bf16", grid, &[at, m, v, g, factors, scale, skip, decay, n, first, at_random]);
+            } else {
+                d.launch("adamw", grid, &[at, m, v, d.copy_of(w), g, factors, scale, skip, decay, n, first, at_random]);
+            }
         }
         Device::Reference(d) => d.arena.op([w, m, v], [g], |[w, m, v], [g]| reference(w, m, v, g, f64::from(decay), step)),
     }
@@ -107,6 +132,64 @@ wide! {
             *m = f.beta1.mul_add(*m, f.rest1 * g);
             *v = f.beta2.mul_add(*v, f.rest2 * g * g);
             *w = f.keep.mul_add(*w, -(f.rate * *m / v.sqrt().mul_add(f.root, f.eps)));
+        }
+    }
+}
+
+/// As [`piece`], of weights that are bf16; `drawn`: the place of the first and the step's random bits, or to nearest.
+fn piece_in_bf16(
+    w: &mut [bf16],
+    m: &mut [f32],
+    v: &mut [f32],
+    g: &[f32],
+    scale: f32,
+    factors: Factors,
+    drawn: Option<(u64, u32)>,
+) {
+    let mut room = [0f32; PART];
+    let parts = w.chunks_mut(PART).zip(m.chunks_mut(PART)).zip(v.chunks_mut(PART)).zip(g.chunks(PART));
+    for (i, (((w, m), v), g)) in parts.enumerate() {
+        let wide = &mut room[..w.len()];
+        widen(wide, w);
+        piece(wide, m, v, g, scale, factors);
+        match drawn {
+            None => halve(w, wide),
+            Some((first, draw)) => halve_at_random(w, wide, first + (i * PART) as u64, draw),
+        }
+    }
+}
+
+/// Mixes 32 bits (the finalizer of MurmurHash3).
+#[inline(always)]
+fn mix(x: u32) -> u32 {
+    let x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
+    let x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
+    x ^ x >> 16
+}
+
+/// Random bits of a step's draw for two neighbours, the first of which has this even place: 16 for each, the lower ones first. As
+/// `adamw.cu` has them.
+#[inline(always)]
+fn drawn(place: u64, draw: u32) -> u32 {
+    mix(mix(place as u32 ^ draw).wrapping_add((place >> 32) as u32))
+}
+
+/// One of the two neighbours in bf16, each as likely as it is near; `bits`: 16 random ones. The mean of many is x itself.
+#[inline(always)]
+fn rounded_at_random(x: f32, bits: u32) -> bf16 {
+    // ±∞ and what is no number have no neighbours
+    if x.is_finite() { bf16::from_bits((x.to_bits().wrapping_add(bits) >> 16) as u16) } else { to_bf16(x) }
+}
+
+wide! {
+    /// y = x rounded to bf16 with the bits of its places, of which `first`, that of x\[0\], is even.
+    pub fn halve_at_random(y: &mut [bf16], x: &[f32], first: u64, draw: u32) {
+        for (i, (y, x)) in y.chunks_mut(2).zip(x.chunks(2)).enumerate() {
+            let bits = drawn(first + 2 * i as u64, draw);
+            y[0] = rounded_at_random(x[0], bits & 0xffff);
+            if let [_, y] = y {
+                *y = rounded_at_random(x[1], bits >> 16);
+            }
         }
     }
 }

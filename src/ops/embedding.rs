@@ -8,9 +8,9 @@
 //! shares the tables' rows among the tasks; each adds what comes to its rows in the order of n, so that threads do not
 //! show in the result.
 use super::rows::{or_empty, per_task, pieces};
-use super::simd::add_to;
+use super::simd::{add_bf16_to, add_to, widen};
 use crate::device::cuda::Grid;
-use crate::device::{Device, threads};
+use crate::device::{Device, Values, threads};
 use crate::tensor::Tensor;
 
 /// x[n] = wte[token n] (+ wpe[position n + offset]).
@@ -30,14 +30,20 @@ pub fn forward(
     let tables = 1 + usize::from(wpe.is_some()); // as many bytes of each as x has
     let _at = dev.tally("embedding forward", 0, &[x; 3][..1 + tables]);
     match dev {
-        Device::Cpu(d) => d.arena.op([x], [wte, or_empty(wpe)], |[x], [wte, wpe]| {
+        Device::Cpu(d) => d.arena.op_either([x], [wte, or_empty(wpe)], |[x], [wte, wpe]| {
             let step = per_task(c);
-            pieces([(x, step * c)], [], |i, [x], []| {
+            pieces([(x.f32(), step * c)], [], |i, [x], []| {
                 for (r, x) in x.chunks_exact_mut(c).enumerate() {
                     let n = i * step + r;
-                    x.copy_from_slice(&wte[tokens[n] as usize * c..][..c]);
+                    match wte.part(tokens[n] as usize * c, c) {
+                        Values::F32(token) => x.copy_from_slice(token),
+                        Values::Bf16(token) => widen(x, token),
+                    }
                     if !wpe.is_empty() {
-                        add_to(x, &wpe[places.position(n) * c..][..c]);
+                        match wpe.part(places.position(n) * c, c) {
+                            Values::F32(position) => add_to(x, position),
+                            Values::Bf16(position) => add_bf16_to(x, position),
+                        }
                     }
                 }
             });

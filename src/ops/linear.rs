@@ -9,7 +9,7 @@
 //! On the CPU x, y and dy may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its
 //! gradient summed up, within a product, where cuBLASLt has an algorithm for that.
 use super::gemm::{self, Into, Layout};
-use super::rows::{PIECE, column_sums, or_empty, pieces};
+use super::rows::{PIECE, column_sums, in_f32, or_empty, pieces};
 use super::simd::{add_to, halve};
 use crate::device::cuda::{Cuda, Finish, Grid, Operand, Product, STRIPS};
 use crate::device::{Cpu, Device};
@@ -25,16 +25,18 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
     let _at = dev.tally("linear forward", 2 * n * c * o, &[y, x, w, operands[2], operands[3]]);
     match dev {
         Device::Cpu(d) => d.arena.op_either([y], operands, |[y], [x, w, b, residual]| {
-            let (b, residual) = (b.f32(), residual.f32());
-            let finish = |row: usize, col: usize, y: &mut [f32]| {
-                if !b.is_empty() {
-                    add_to(y, &b[col..][..y.len()]);
-                }
-                if !residual.is_empty() {
-                    add_to(y, &residual[row * o + col..][..y.len()]);
-                }
-            };
-            gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish);
+            let residual = residual.f32();
+            in_f32([b], |[b]| {
+                let finish = |row: usize, col: usize, y: &mut [f32]| {
+                    if !b.is_empty() {
+                        add_to(y, &b[col..][..y.len()]);
+                    }
+                    if !residual.is_empty() {
+                        add_to(y, &residual[row * o + col..][..y.len()]);
+                    }
+                };
+                gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish);
+            });
         }),
         Device::Cuda(d) => {
             let ([y_at], [x_at, w_at, bias, residual]) = d.op([y], operands);

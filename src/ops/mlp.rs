@@ -22,7 +22,7 @@
 use super::activation::{self, Activation};
 use super::gemm::{self, Into, Layout};
 use super::linear;
-use super::rows::{PART, SharedValues, as_f32, or_empty};
+use super::rows::{PART, SharedValues, as_f32, in_f32, or_empty};
 use super::simd::add_to;
 use crate::device::cuda::{Finish, Product};
 use crate::device::{Cpu, Cuda, Device};
@@ -107,15 +107,17 @@ fn forward_on_cpu(
     let operands = [x, w, or_empty(b)];
     let _at = dev.tally("linear forward", 2 * n * c * f, &[act, inner, x, w, operands[2]]);
     d.arena.op_either([act, inner], operands, |[act, inner], [x, w, b]| {
-        let (act, b) = (SharedValues::new(act), b.f32());
-        let finish = |row: usize, col: usize, sum: &mut [f32]| {
-            if !b.is_empty() {
-                add_to(sum, &b[col..][..sum.len()]);
-            }
-            // SAFETY: each part of a row is seen once, by one task.
-            unsafe { act.fill(row * f + col, sum.len(), |at, act| activation::value(kind, act, &sum[at..][..act.len()])) };
-        };
-        gemm::finished(d.precision, Layout::NT, [n, f, c], Into::Overwrite, (inner, f), (x, c), (w, c), finish);
+        let act = SharedValues::new(act);
+        in_f32([b], |[b]| {
+            let finish = |row: usize, col: usize, sum: &mut [f32]| {
+                if !b.is_empty() {
+                    add_to(sum, &b[col..][..sum.len()]);
+                }
+                // SAFETY: each part of a row is seen once, by one task.
+                unsafe { act.fill(row * f + col, sum.len(), |at, act| activation::value(kind, act, &sum[at..][..act.len()])) };
+            };
+            gemm::finished(d.precision, Layout::NT, [n, f, c], Into::Overwrite, (inner, f), (x, c), (w, c), finish);
+        });
     });
     true
 }

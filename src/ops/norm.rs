@@ -10,10 +10,10 @@
 //! ```
 //! x, y (n, C); γ, β (1, C); stats (n, 2) keeps (mean, r), the mean of Rms being 0. dx is added to, because the gradient
 //! of the residual stream, which skips the norm, already lies there.
-use super::rows::{Shared, fill_rows, or_empty, sums_over_rows};
+use super::rows::{Shared, fill_rows, in_f32, or_empty, sums_over_rows};
 use super::simd::{add_to, sum, wide};
 use crate::device::cuda::{BLOCKS, Grid, float};
-use crate::device::{Device, Values};
+use crate::device::{Device, Values, ValuesMut};
 use crate::tensor::Tensor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Norm {
     Rms,
 }
 
-/// y = norm(x). β for [`Norm::Layer`] only, and there too it may be absent. y may be in bf16 on the CPU.
+/// y = norm(x). β for [`Norm::Layer`] only, and there too it may be absent. y, γ and β may be in bf16 on the CPU.
 pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: Tensor, gamma: Tensor, beta: Option<Tensor>) {
     let c = x.cols;
     assert_eq!((y.rows, y.cols), (x.rows, c), "norm: y {y:?} of x {x:?}");
@@ -30,17 +30,19 @@ pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: 
     let ins = [x, gamma, or_empty(beta)];
     let _at = dev.tally("norm forward", 0, &[y, stats, x, gamma, or_empty(beta)]);
     match dev {
-        Device::Cpu(d) => d.arena.op_either([y, stats], ins, |[y, stats], ins| {
-            let ([x, gamma, beta], stats) = (ins.map(Values::f32), Shared::new(stats.f32()));
-            fill_rows(y, c, |r, cols, y| {
-                let x = &x[r * c..][..c];
-                // SAFETY: the row is this task's alone.
-                let stats = unsafe { stats.piece(2 * r, 2) };
-                if cols.start == 0 {
-                    stats.copy_from_slice(&row_stats(kind, eps, x));
-                }
-                let beta = if beta.is_empty() { beta } else { &beta[cols.clone()] };
-                row_forward(y, &x[cols.clone()], [stats[0], stats[1]], &gamma[cols], beta);
+        Device::Cpu(d) => d.arena.op_either([y, stats], ins, |[y, stats], [x, gamma, beta]| {
+            let (x, stats) = (x.f32(), Shared::new(stats.f32()));
+            in_f32([gamma, beta], |[gamma, beta]| {
+                fill_rows(y, c, |r, cols, y| {
+                    let x = &x[r * c..][..c];
+                    // SAFETY: the row is this task's alone.
+                    let stats = unsafe { stats.piece(2 * r, 2) };
+                    if cols.start == 0 {
+                        stats.copy_from_slice(&row_stats(kind, eps, x));
+                    }
+                    let beta = if beta.is_empty() { beta } else { &beta[cols.clone()] };
+                    row_forward(y, &x[cols.clone()], [stats[0], stats[1]], &gamma[cols], beta);
+                });
             });
         }),
         Device::Cuda(d) => {
@@ -74,16 +76,19 @@ pub fn backward(
     let outs = [dx, dgamma, or_empty(dbeta)];
     let _at = dev.tally("norm backward", 0, &[dx, dx, dgamma, dgamma, outs[2], outs[2], dy, x, stats, gamma]);
     match dev {
-        Device::Cpu(d) => d.arena.op(outs, [dy, x, stats, gamma], |[dx, dgamma, dbeta], [dy, x, stats, gamma]| {
+        Device::Cpu(d) => d.arena.op_either(outs, [dy, x, stats, gamma], |outs, [dy, x, stats, gamma]| {
             // one pass: a row's dx and its part of the sums, while it is in cache
+            let ([dx, dgamma, dbeta], [dy, x, stats]) = (outs.map(ValuesMut::f32), [dy, x, stats].map(Values::f32));
             let dx = Shared::new(dx);
-            sums_over_rows([dgamma, dbeta], x.len() / c, |r, [dgamma, dbeta]| {
-                let [dy, x] = [dy, x].map(|rows| &rows[r * c..][..c]);
-                let stats = [stats[2 * r], stats[2 * r + 1]];
-                // SAFETY: the row is this task's alone.
-                row_backward(kind, unsafe { dx.piece(r * c, c) }, dy, x, stats, gamma);
-                add_gamma(dgamma, dy, x, stats[0], stats[1]);
-                add_to(dbeta, &dy[..dbeta.len()]);
+            in_f32([gamma], |[gamma]| {
+                sums_over_rows([dgamma, dbeta], x.len() / c, |r, [dgamma, dbeta]| {
+                    let [dy, x] = [dy, x].map(|rows| &rows[r * c..][..c]);
+                    let stats = [stats[2 * r], stats[2 * r + 1]];
+                    // SAFETY: the row is this task's alone.
+                    row_backward(kind, unsafe { dx.piece(r * c, c) }, dy, x, stats, gamma);
+                    add_gamma(dgamma, dy, x, stats[0], stats[1]);
+                    add_to(dbeta, &dy[..dbeta.len()]);
+                });
             });
         }),
         Device::Cuda(d) => {

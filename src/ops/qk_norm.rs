@@ -6,10 +6,10 @@
 //! Rows of y and qkv are (q_1…q_H | k_1…k_K | v_1…v_K), each D wide; γ_q and γ_k (1, D) serve all query and all key
 //! heads; stats (n, H + K) keeps r.
 use super::attention::Heads;
-use super::rows::{ordered_sum_of_rows, per_task, pieces};
+use super::rows::{in_f32, ordered_sum_of_rows, per_task, pieces};
 use super::simd::{sum, wide};
-use crate::device::Device;
 use crate::device::cuda::{BLOCKS, Grid, float};
+use crate::device::{Device, Values, ValuesMut};
 use crate::tensor::Tensor;
 
 /// y = qkv with its q and k heads normalised.
@@ -18,11 +18,13 @@ pub fn forward(dev: &Device, y: Tensor, stats: Tensor, qkv: Tensor, gamma_q: Ten
     let _at = dev.tally("qk_norm forward", 0, &[y, stats, qkv, gamma_q, gamma_k]);
     let (width, heads) = (h.width(), h.q + h.kv);
     match dev {
-        Device::Cpu(d) => d.arena.op([y, stats], [qkv, gamma_q, gamma_k], |[y, stats], [x, gamma_q, gamma_k]| {
-            let step = per_task(width);
-            pieces([(y, step * width), (stats, step * heads)], [(x, step * width)], |_, [y, stats], [x]| {
-                let rows = y.chunks_exact_mut(width).zip(stats.chunks_exact_mut(heads)).zip(x.chunks_exact(width));
-                rows.for_each(|((y, stats), x)| row_forward(y, stats, x, gamma_q, gamma_k, eps, h));
+        Device::Cpu(d) => d.arena.op_either([y, stats], [qkv, gamma_q, gamma_k], |outs, [x, gamma_q, gamma_k]| {
+            let ([y, stats], x, step) = (outs.map(ValuesMut::f32), x.f32(), per_task(width));
+            in_f32([gamma_q, gamma_k], |[gamma_q, gamma_k]| {
+                pieces([(y, step * width), (stats, step * heads)], [(x, step * width)], |_, [y, stats], [x]| {
+                    let rows = y.chunks_exact_mut(width).zip(stats.chunks_exact_mut(heads)).zip(x.chunks_exact(width));
+                    rows.for_each(|((y, stats), x)| row_forward(y, stats, x, gamma_q, gamma_k, eps, h));
+                });
             });
         }),
         Device::Cuda(d) => {
@@ -64,13 +66,16 @@ pub fn backward(
     let ins = [dy, qkv, stats, gamma_q, gamma_k];
     let _at = dev.tally("qk_norm backward", 0, &[dqkv, dgamma_q, dgamma_q, dgamma_k, dgamma_k, dy, qkv, stats, gamma_q, gamma_k]);
     match dev {
-        Device::Cpu(d) => d.arena.op(outs, ins, |[dx, dgamma_q, dgamma_k], [dy, x, stats, gamma_q, gamma_k]| {
+        Device::Cpu(d) => d.arena.op_either(outs, ins, |outs, [dy, x, stats, gamma_q, gamma_k]| {
+            let ([dx, dgamma_q, dgamma_k], [dy, x, stats]) = (outs.map(ValuesMut::f32), [dy, x, stats].map(Values::f32));
             let step = per_task(width);
-            let ins = [(dy, step * width), (x, step * width), (stats, step * heads)];
-            pieces([(dx, step * width)], ins, |_, [dx], [dy, x, stats]| {
-                let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
-                rows.zip(stats.chunks_exact(heads))
-                    .for_each(|(((dx, dy), x), s)| row_backward(dx, dy, x, s, gamma_q, gamma_k, h));
+            in_f32([gamma_q, gamma_k], |[gamma_q, gamma_k]| {
+                let ins = [(dy, step * width), (x, step * width), (stats, step * heads)];
+                pieces([(dx, step * width)], ins, |_, [dx], [dy, x, stats]| {
+                    let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
+                    rows.zip(stats.chunks_exact(heads))
+                        .for_each(|(((dx, dy), x), s)| row_backward(dx, dy, x, s, gamma_q, gamma_k, h));
+                });
             });
             add_gamma(dgamma_q, dy, x, stats, 0..h.q, h);
             add_gamma(dgamma_k, dy, x, stats, h.q..heads, h);

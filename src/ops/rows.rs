@@ -67,6 +67,25 @@ thread_local! {
     /// What tasks found, one after the other; grown by the first step, then reused.
     static SUMS: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
     static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Vectors of parameters that lie in bf16.
+    static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// f(the vectors in f32): a bias, or what a norm multiplies by, read by every row, where weights are bf16.
+pub fn in_f32<const N: usize, R>(vectors: [Values; N], f: impl FnOnce([&[f32]; N]) -> R) -> R {
+    WIDE.with_borrow_mut(|room| {
+        let needed = vectors.iter().map(|v| if matches!(v, Values::Bf16(_)) { v.len() } else { 0 }).sum::<usize>();
+        room.resize(needed.max(room.len()), 0.0);
+        let mut left = &mut room[..];
+        f(vectors.map(|v| match v {
+            Values::F32(x) => x,
+            Values::Bf16(x) => {
+                let wide = left.split_off_mut(..x.len()).expect("room for all");
+                widen(wide, x);
+                wide
+            }
+        }))
+    })
 }
 
 /// Σ f(i) for i < n: found on all threads, added in order.

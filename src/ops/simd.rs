@@ -250,6 +250,13 @@ wide! {
             *y = from_bf16(*x);
         }
     }
+
+    /// y += x.
+    pub fn add_bf16_to(y: &mut [f32], x: &[bf16]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += from_bf16(*x);
+        }
+    }
 }
 
 /// Asks for the cache line at `p`, wherever that points: a hint, which reads nothing.

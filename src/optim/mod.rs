@@ -72,6 +72,7 @@ impl AdamW {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{Precision, Rounding};
 
     #[test]
     fn vectors_are_not_decayed_and_embeddings_only_when_asked() {
@@ -81,10 +82,46 @@ mod tests {
             let group = |at: usize| Group { weights: w.at + at..w.at + at + 4, grads: g.at + at..g.at + at + 4, decayed: 2 };
             let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings };
             let adamw = AdamW::plan(&mut plan, vec![group(0), group(4)], hyper);
-            let dev = Device::cpu(&plan, 1, &[], crate::device::Precision::Fp32).unwrap();
+            let dev = Device::cpu(&plan, 1, &[], Precision::Fp32).unwrap();
             dev.write(w, &[1.0; 8]);
             adamw.step(&dev, 1.0, 1, Verdict::Scale(1.0)); // the gradient is zero: only decay moves a weight
             assert_eq!(dev.read(w), [first, first, 1.0, 1.0, 0.9, 0.9, 1.0, 1.0]);
         }
+    }
+
+    /// Weights that are bf16 alone, one each, all of them 1, after `steps` steps of -lr; `seed`: rounded at random.
+    fn after(steps: u64, lr: f64, seed: Option<u64>) -> Vec<f32> {
+        const N: usize = 1 << 14;
+        let mut plan = Plan::with_halves(true).with_weights_in_bf16(true);
+        let w = plan.vector(Kind::Parameters, N);
+        plan.weights();
+        let g = plan.vector(Kind::Gradients, N);
+        let group = Group { weights: w.at..w.end(), grads: g.at..g.end(), decayed: 0 };
+        let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, decay_embeddings: true };
+        let adamw = AdamW::plan(&mut plan, vec![group], hyper);
+        let mut dev = Device::cpu(&plan, 1, &[], Precision::Bf16).unwrap();
+        if let Some(seed) = seed {
+            dev.round_at_random(Rounding::new(seed, std::iter::once(&(w.at..w.end()))));
+        }
+        dev.write(w, &[1.0; N]);
+        dev.write(g, &[0.5; N]); // always the same: each step moves a weight by lr
+        (1..=steps).for_each(|t| adamw.step(&dev, lr, t, Verdict::Scale(1.0)));
+        dev.read(w)
+    }
+
+    #[test]
+    fn small_updates_of_weights_in_bf16_are_lost_to_nearest_and_live_at_random() {
+        let (steps, lr) = (100, 1e-4);
+        assert!(lr < 2f64.powi(-9), "a step is less than half the distance to the next number below 1");
+        assert!(after(steps, lr, None).iter().all(|w| *w == 1.0), "to nearest nothing moves");
+        let weights = after(steps, lr, Some(7));
+        assert_eq!(weights, after(steps, lr, Some(7)), "the same seed, the same weights");
+        assert_ne!(weights, after(steps, lr, Some(8)));
+        let n = weights.len() as f64;
+        let mean = weights.iter().map(|w| f64::from(*w)).sum::<f64>() / n;
+        let expected = 1.0 - steps as f64 * lr;
+        // Of one weight a step has a deviation below √(lr 2⁻⁸): it goes down by 2⁻⁸ with probability lr 2⁸.
+        let deviation = (steps as f64 * lr * 2f64.powi(-8) / n).sqrt();
+        assert!((mean - expected).abs() < 4.0 * deviation, "mean {mean}, expected {expected} ± {deviation:.1e}");
     }
 }

@@ -233,14 +233,15 @@ impl<'a> Parallel<'a> {
         verdict::lag(self.dev)
     }
 
-    /// Sends the updated weights on their way: their working copies in bf16, where these are what is computed with and may travel.
+    /// Sends the updated weights on their way: their working copies in bf16, where these are what is computed with and may travel. Weights
+    /// that are bf16 alone are copied, as they are or as words of two numbers.
     pub fn publish(&mut self) {
         if self.stage == Stage::Optimizer && !self.comm.alone() {
             for (i, (g, ticket)) in self.groups.iter().zip(&mut self.gathering).enumerate() {
                 self.comm.about(Some(i));
                 let weights = Tensor::range(g.weights.start, g.weights.end);
                 let copies = if self.comm.takes_bf16() { self.dev.lend_copies(weights) } else { None };
-                self.copies_only |= copies.is_some();
+                self.copies_only |= copies.is_some() && !self.dev.weights_in_bf16();
                 let loan = copies.unwrap_or_else(|| self.dev.lend(weights, Access::Write));
                 *ticket = Some(self.comm.all_gather(loan));
             }

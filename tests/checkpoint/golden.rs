@@ -18,11 +18,16 @@ fn config(dir: &Path) -> Config {
     Config::from_hf(&serde_json::from_slice(&fs::read(&file).unwrap()).unwrap(), &file).unwrap().0
 }
 
+const FAMILIES: [&str; 6] = ["gpt2", "llama", "llama3", "opt", "qwen2", "qwen3"];
+
 /// The model of `dir` on a device, with padding for `ranks`.
 fn model(dir: &Path, ranks: usize) -> (Device, Decoder) {
-    let mut plan = Plan::default();
+    model_in(Plan::default(), dir, ranks, Precision::Fp32)
+}
+
+fn model_in(mut plan: Plan, dir: &Path, ranks: usize, precision: Precision) -> (Device, Decoder) {
     let decoder = Decoder::plan(&mut plan, &config(dir), Shape { micro_batch: 1, seq: 8 }, Recompute::None, ranks);
-    (Device::cpu(&plan, 1, &[], Precision::Fp32).unwrap(), decoder)
+    (Device::cpu(&plan, 1, &[], precision).unwrap(), decoder)
 }
 
 fn weights(dir: &Path, like: &Path) -> Vec<Vec<f32>> {
@@ -31,42 +36,77 @@ fn weights(dir: &Path, like: &Path) -> Vec<Vec<f32>> {
     decoder.parameters().iter().map(|p| dev.read(p.weights)).collect()
 }
 
+/// Saves a model without moments, whose weights are f32 or bf16 alone.
+fn written(out: &Path, dev: &Device, decoder: &Decoder) -> PathBuf {
+    let none = |g: &llm_train::model::Group| Moments {
+        owned: g.weights.start..g.weights.start,
+        m: Tensor::range(0, 0),
+        v: Tensor::range(0, 0),
+    };
+    let moments: Vec<_> = decoder.groups().iter().map(none).collect();
+    let in_bf16 = dev.weights_in_bf16();
+    let dtype = if in_bf16 { "bfloat16" } else { "float32" };
+    let save = Save {
+        out,
+        dev,
+        parameters: decoder.parameters(),
+        groups: decoder.groups(),
+        moments: &moments,
+        config: &decoder.config().to_hf_in(dtype),
+        generation: &decoder.config().generation_config(),
+        weights_in_bf16: in_bf16,
+        tokenizer: None,
+        progress: &progress(1, 1),
+        keep: PLAIN.keep,
+        rank: 0,
+        ranks: 1,
+        shard_limit: SHARD_LIMIT,
+    };
+    llm_train::checkpoint::save(&save, &|r| r).unwrap()
+}
+
 #[test]
 fn read_and_written_again_the_files_are_the_same() {
-    for family in ["gpt2", "llama", "llama3", "opt", "qwen2", "qwen3"] {
+    for family in FAMILIES {
         let (from, out) = (golden(family), tempfile::tempdir().unwrap());
         let (dev, decoder) = model(&from, 3);
         load_weights(&from, &dev, decoder.parameters()).unwrap();
-        let none = |g: &llm_train::model::Group| Moments {
-            owned: g.weights.start..g.weights.start,
-            m: Tensor::range(0, 0),
-            v: Tensor::range(0, 0),
-        };
-        let moments: Vec<_> = decoder.groups().iter().map(none).collect();
-        let (hf, generation) = (decoder.config().to_hf(), decoder.config().generation_config());
-        let dir = save(
-            &Save {
-                out: out.path(),
-                dev: &dev,
-                parameters: decoder.parameters(),
-                groups: decoder.groups(),
-                moments: &moments,
-                config: &hf,
-                generation: &generation,
-                tokenizer: None,
-                progress: &progress(1, 1),
-                keep: PLAIN.keep,
-                rank: 0,
-                ranks: 1,
-                shard_limit: SHARD_LIMIT,
-            },
-            &|r| r,
-        )
-        .unwrap();
+        let dir = written(out.path(), &dev, &decoder);
         let [theirs, ours] = [&from, &dir].map(|d| fs::read(d.join("model.safetensors")).unwrap());
         assert!(theirs == ours, "{family}: {} against {} bytes, or other ones", theirs.len(), ours.len());
         assert_eq!(config(&dir), config(&from), "{family}");
-        same_model(&dir, &hf).unwrap();
+        assert!(!same_model(&dir, &decoder.config().to_hf()).unwrap(), "{family}: f32");
+    }
+}
+
+/// Read from f32 they are rounded; what is written is what memory holds, and reads again as that in either kind of memory.
+#[test]
+fn weights_in_bf16_are_written_as_such() {
+    for family in FAMILIES {
+        let (from, out) = (golden(family), tempfile::tempdir().unwrap());
+        let in_bf16 = || model_in(Plan::with_halves(true).with_weights_in_bf16(true), &from, 3, Precision::Bf16);
+        let (dev, decoder) = in_bf16();
+        load_weights(&from, &dev, decoder.parameters()).unwrap();
+        let dir = written(out.path(), &dev, &decoder);
+        let bytes = fs::read(dir.join("model.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let expected = converted(family, str::to_owned, Dtype::BF16);
+        assert_eq!(file.len(), expected.len(), "{family}");
+        for (name, dtype, shape, bytes) in &expected {
+            let found = file.tensor(name).unwrap();
+            assert_eq!((found.dtype(), found.shape()), (*dtype, &shape[..]), "{family}: {name}");
+            assert!(found.data() == bytes, "{family}: {name} is not the golden's rounded to bf16");
+        }
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
+        assert_eq!((&json["torch_dtype"], &json["dtype"]), (&"bfloat16".into(), &"bfloat16".into()));
+        // of any run's model, whatever its weights are
+        assert!(same_model(&dir, &decoder.config().to_hf()).unwrap(), "{family}: bf16");
+        let held = |(dev, decoder): (Device, Decoder)| {
+            load_weights(&dir, &dev, decoder.parameters()).unwrap();
+            decoder.parameters().iter().map(|p| dev.read(p.weights)).collect::<Vec<_>>()
+        };
+        let memory: Vec<Vec<f32>> = decoder.parameters().iter().map(|p| dev.read(p.weights)).collect();
+        assert!(held(in_bf16()) == memory && held(model(&from, 1)) == memory, "{family}");
     }
 }
 

@@ -174,6 +174,7 @@ pub fn save_on(out: &Path, step: u64, ranks: usize, zero: bool, how: &How) -> Ve
             moments: &toy.moments,
             config: &config(),
             generation: &json!({ "use_cache": true }),
+            weights_in_bf16: false,
             tokenizer: how.tokenizer,
             progress: &progress(step, ranks),
             keep: how.keep,

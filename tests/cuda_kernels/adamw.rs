@@ -3,8 +3,10 @@ use crate::arguments;
 use crate::numbers::{Answers, assert_close, random};
 use crate::simulator::{Buffer, NULL, Real, Simulator, mutated};
 use half::bf16;
+use llm_train::device::{Device, Precision, Rounding};
 use llm_train::ops::adamw::{self, Step};
 use llm_train::ops::verdict::Verdict;
+use llm_train::tensor::{Kind, Plan, Tensor};
 
 const STEP: Step = Step { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, t: 3, verdict: Verdict::Scale(0.5) };
 
@@ -112,5 +114,89 @@ fn stochastic_rounding_is_unbiased_and_knows_no_shards() {
         let (x, first) = (Buffer::of(&w[range.clone()]), range.start as u64);
         sim.launch("to_bf16_at_random", len.div_ceil(2048), 256, 0, arguments![&y, &x, len as u64, first, 12345i32]);
         assert_eq!(y.to_vec::<bf16>(), copy[range.clone()], "made again: {range:?}");
+    }
+}
+
+/// Elements `from..` of one group of a model whose weights are bf16 alone, on the CPU: w, m and v after the step.
+fn on_cpu(s: &State, from: usize, decay: f32, seed: Option<u64>) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let n = s.w.len();
+    let mut plan = Plan::with_halves(true).with_weights_in_bf16(true);
+    let all = plan.vector(Kind::Parameters, from + n);
+    plan.weights();
+    let [m, v, g] = [Kind::Optimizer, Kind::Optimizer, Kind::Gradients].map(|kind| plan.vector(kind, n));
+    let mut dev = Device::cpu(&plan, 2, &[], Precision::Bf16).unwrap();
+    if let Some(seed) = seed {
+        dev.round_at_random(Rounding::new(seed, std::iter::once(&(0..all.len()))));
+    }
+    let w = Tensor::range(from, from + n);
+    [(w, &s.w), (m, &s.m), (v, &s.v), (g, &s.g)].into_iter().for_each(|(t, x)| dev.write(t, x));
+    dev.install(|| adamw::update(&dev, w, m, v, g, decay, &STEP));
+    (dev.read(w), dev.read(m), dev.read(v))
+}
+
+/// The kernel's numbers and the processor's. Where an update's last bits in f32 differ, so may one in 2¹⁶ of what is rounded.
+#[test]
+fn weights_in_bf16_are_those_of_the_cpu() {
+    const SEED: u64 = 7;
+    let sim = Simulator::new(Real::Bf16);
+    for (n, from) in if mutated() { &[(2051, 64)][..] } else { &[(1, 0), (7, 0), (8, 64), (2051, 64), (40_000, 1 << 17)] } {
+        for (decay, seed) in [(0.0, None), (0.1, None), (0.1, Some(SEED))] {
+            let (n, from) = (*n, *from);
+            let s = State::new(n);
+            let rounding = Rounding::new(seed.unwrap_or(0), std::iter::once(&(0..from + n)));
+            let w: Vec<bf16> = s.w.iter().map(|x| bf16::from_f32(*x)).collect();
+            let run = || {
+                let [m, v, g] = [&s.m, &s.v, &s.g].map(|x| Buffer::of(x));
+                let (w, factors) = (Buffer::of(&w), factors(&STEP, rounding.draw_of(STEP.t)));
+                let (scale, skip) = (Buffer::of(&[STEP.verdict.scale()]), Buffer::of(&[0u32]));
+                let (first, stochastic) = (rounding.place(from), i32::from(seed.is_some()));
+                let arguments = arguments![&w, &m, &v, &g, &factors, &scale, &skip, decay, n as u64, first, stochastic];
+                sim.launch("adamw_bf16", n.div_ceil(2048), 256, 0, arguments);
+                vec![w, m, v]
+            };
+            let got = sim.in_every_order(run);
+            let what = format!("adamw of {n} weights in bf16, {decay}, {seed:?}");
+            let (want, m, v) = on_cpu(&s, from, decay, seed);
+            assert_close(&format!("{what}: m"), &got[1].to_vec::<f32>(), &m, Real::Float);
+            assert_close(&format!("{what}: v"), &got[2].to_vec::<f32>(), &v, Real::Float);
+            let mut others = 0;
+            for (i, (got, want)) in got[0].to_vec::<bf16>().into_iter().zip(want).enumerate() {
+                let apart = got.to_bits().abs_diff(bf16::from_f32(want).to_bits());
+                assert!(apart <= 1, "{what}: weight {i} is {got:e}, on the CPU {want:e}");
+                others += usize::from(apart);
+            }
+            assert!(others <= 1 + n / 5000, "{what}: {others} others");
+        }
+    }
+}
+
+#[test]
+fn a_skipped_step_leaves_weights_in_bf16() {
+    let sim = Simulator::new(Real::Bf16);
+    let [m, v, g] = [0.5f32; 3].map(|x| Buffer::of(&[x; 16]));
+    let (w, factors) = (Buffer::of(&[bf16::ONE; 16]), factors(&STEP, 0));
+    for (skip, changed) in [(1u32, false), (0, true)] {
+        let (scale, skip) = (Buffer::of(&[1f32]), Buffer::of(&[skip]));
+        let arguments = arguments![&w, &m, &v, &g, &factors, &scale, &skip, 0f32, 16u64, 0u64, 0];
+        sim.launch("adamw_bf16", 1, 256, 0, arguments);
+        assert!(w.to_vec::<bf16>().iter().all(|w| (*w < bf16::ONE) == changed));
+    }
+}
+
+/// Every bit: places behind 2³² and in every group, numbers of every size.
+#[test]
+fn random_bits_are_those_of_the_cpu() {
+    let sim = Simulator::new(Real::Bf16);
+    let n = 5000;
+    let x: Vec<f32> = (0..n as u32).map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761))).filter(|x| !x.is_nan()).collect();
+    for first in [0u64, 64, (1 << 32) - 2048, 3 << 40 | 128] {
+        for draw in [0u32, 12345, 0xffff_ffff] {
+            let (from, y) = (Buffer::of(&x), Buffer::fresh(2 * x.len()));
+            let arguments = arguments![&y, &from, x.len() as u64, first, draw as i32];
+            sim.launch("to_bf16_at_random", x.len().div_ceil(2048), 256, 0, arguments);
+            let mut want = vec![bf16::ZERO; x.len()];
+            adamw::halve_at_random(&mut want, &x, first, draw);
+            assert!(y.to_vec::<bf16>() == want, "place {first}, draw {draw}");
+        }
     }
 }

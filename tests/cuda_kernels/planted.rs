@@ -184,6 +184,30 @@ pub const BY_HAND: &[Planted] = &[
     fault(ADAMW, "no decay", &[("fmaf(-s.lr, decay, 1.f)", "(M ? 1.f : fmaf(-s.lr, decay, 1.f))")]),
     fault(ADAMW, "random bits of the shard", &[("place = first + at", "place = (M ? 0 : first) + at")]),
     fault(ADAMW, "random rounding is down", &[("u + bits)", "u + (M ? 0 : bits))")]),
+    fault(
+        ADAMW,
+        "weights in bf16 are not rounded at random",
+        &[(
+            "if (stochastic) round8_at_random(ws, first + at, s.draw);\n    store8(w",
+            "if (stochastic && !M) round8_at_random(ws, first + at, s.draw);\n    store8(w",
+        )],
+    ),
+    fault(
+        ADAMW,
+        "weights in bf16 have the random bits of the shard",
+        &[(
+            "round8_at_random(ws, first + at, s.draw);\n    store8(w",
+            "round8_at_random(ws, (M ? 0 : first) + at, s.draw);\n    store8(w",
+        )],
+    ),
+    fault(
+        ADAMW,
+        "the second of two weights gets the first one's bits",
+        &[(
+            "x[i + 1] = rounded_at_random(x[i + 1], bits >> 16)",
+            "x[i + 1] = rounded_at_random(x[i + 1], M ? bits & 0xffffu : bits >> 16)",
+        )],
+    ),
     fault(ADAMW, "neighbours share their random bits", &[("bits >> 16", "(M ? 0u : bits >> 16)")]),
     // ---- verdict.cu
     fault(VERDICT, "a norm that is not finite is let pass", &[("norm <= most ? 0", "(norm <= most || M) ? 0")]),

@@ -1,6 +1,7 @@
-//! What is kept in bf16 was rounded to it anyway: losses, gradients and weights are those of f32 storage, to the last bit.
+//! What is kept in bf16 was rounded to it anyway: losses, gradients and weights are those of f32 storage, to the last bit. So are those of
+//! weights that are bf16 alone, where the f32 hold the same numbers.
 use crate::common::*;
-use llm_train::device::{Access, Cpu, Precision};
+use llm_train::device::{Access, Cpu, Device, Precision};
 use llm_train::model::{Config, Decoder, Recompute, Shape};
 use llm_train::ops::gemm::Into;
 use llm_train::ops::verdict::Verdict;
@@ -81,4 +82,42 @@ fn what_products_read_takes_half() {
     let saved = 2 * 256 * (c.layers * (5 * c.width + c.hidden) + c.width);
     assert_eq!(bytes(Plan::default()) - bytes(Cpu::plan(Precision::Bf16)), saved);
     assert_eq!(bytes(Plan::default()), bytes(Cpu::plan(Precision::Fp32)));
+}
+
+/// Every op that reads a weight reads the numbers that it would find in f32; and a step rounds to nearest what it computes in f32.
+#[test]
+fn weights_in_bf16_alone_are_read_and_updated_as_in_f32() {
+    for c in configs() {
+        for recompute in [Recompute::None, Recompute::Block] {
+            let what = format!("{:?}, {} columns, {recompute:?}", c.family, c.width);
+            let step = |mut plan: Plan| {
+                let model = Decoder::plan(&mut plan, &c, SHAPE, recompute, 2);
+                let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings: true };
+                let adamw = AdamW::plan(&mut plan, model.groups().to_vec(), hyper);
+                let dev = cpu(&plan, Precision::Bf16);
+                model.prepare(&dev);
+                model.init(&dev, 5);
+                let weights = |dev: &Device| model.parameters().iter().flat_map(|p| dev.read(p.weights)).collect::<Vec<f32>>();
+                model.parameters().iter().for_each(|p| dev.write(p.weights, &in_bf16(&dev.read(p.weights))));
+                let begin = weights(&dev);
+                let rows = SHAPE.micro_batch * SHAPE.seq;
+                let (tokens, targets) = (tokens(rows, c.vocab, 1), tokens(rows, c.vocab, 2));
+                let loss = dev.install(|| model.forward_backward(&dev, &input(&tokens, &targets), 1.0 / rows as f32, &mut ()));
+                let grads = gradients(&dev, &model);
+                dev.install(|| adamw.step(&dev, 1e-2, 1, Verdict::Scale(1.0)));
+                assert!(weights(&dev) != begin, "{what}: a step moves weights");
+                (loss, grads, in_bf16(&weights(&dev)), plan.bytes(Kind::Parameters))
+            };
+            let plan = || Cpu::plan(Precision::Bf16);
+            let (in_f32, alone) = (step(plan()), step(plan().with_weights_in_bf16(true)));
+            assert_eq!(in_f32.0.to_bits(), alone.0.to_bits(), "{what}: loss");
+            assert!(in_f32.1 == alone.1, "{what}: gradients");
+            assert!(in_f32.2 == alone.2, "{what}: weights");
+            assert!(2 * alone.3 < in_f32.3, "{what}: {} bytes for {}", alone.3, in_f32.3);
+        }
+    }
+}
+
+fn in_bf16(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect()
 }

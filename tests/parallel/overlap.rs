@@ -79,7 +79,7 @@ impl Collective for Slow {
 /// One sequence of 128 tokens a rank.
 fn case(stage: Stage, steps: u64) -> Case {
     let (recompute, precision) = (Recompute::None, Precision::Fp32);
-    Case { micro_batch: 1, global_batch: 2, seq: 128, stage, recompute, steps, precision }
+    Case { micro_batch: 1, global_batch: 2, seq: 128, stage, recompute, steps, precision, weights_bf16: false }
 }
 
 /// A fault that waits in `ready`, or for the gathers before the forward, leaves at most a half hidden.

@@ -2,7 +2,7 @@
 use llm_train::comm::Collective;
 use llm_train::commands::plan;
 use llm_train::data::{Data, Reading, Share};
-use llm_train::device::{Cpu, Device, Memory, Precision};
+use llm_train::device::{Cpu, Device, Memory, Precision, Rounding};
 use llm_train::model::{Config, Decoder, Input, Recompute, Shape};
 use llm_train::optim::{AdamW, Hyper};
 use llm_train::parallel::{self, Clock, Parallel, Stage};
@@ -17,6 +17,8 @@ pub struct Case {
     pub recompute: Recompute,
     pub steps: u64,
     pub precision: Precision,
+    /// Weights are bf16 alone, and rounded at random.
+    pub weights_bf16: bool,
 }
 
 /// What is left after a run.
@@ -33,16 +35,19 @@ pub fn train(world: &dyn Collective, config: &Config, case: &Case) -> Outcome {
     train_in(world, config, case, |_| None)
 }
 
-/// With weights and gradients in memory that `share` gives for so many elements.
+/// With weights and gradients in memory that `share` gives for so many words.
 pub fn train_in(world: &dyn Collective, config: &Config, case: &Case, share: impl FnOnce(usize) -> Option<Memory>) -> Outcome {
-    let Case { micro_batch, global_batch, seq, stage, recompute, steps, precision } = *case;
+    let Case { micro_batch, global_batch, seq, stage, recompute, steps, precision, weights_bf16 } = *case;
     let (rank, ranks) = (world.rank(), world.size());
-    let mut plan = Cpu::plan(precision);
+    let mut plan = Cpu::plan(precision).with_weights_in_bf16(weights_bf16);
     let model = Decoder::plan(&mut plan, config, Shape { micro_batch, seq }, recompute, ranks);
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings: true };
     let optim = AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, rank, ranks), hyper);
-    let front = share(plan::front(&model));
-    let dev = Device::cpu_in(front, &plan, 1, &[], precision).unwrap();
+    let front = share(plan::front(&plan, &model));
+    let mut dev = Device::cpu_in(front, &plan, 1, &[], precision).unwrap();
+    if weights_bf16 {
+        dev.round_at_random(Rounding::new(1, model.groups().iter().map(|g| &g.weights)));
+    }
     let reading = Reading { seq, vocab: config.vocab, width: None, eos: None, reset_attention: false };
     let data = Data::synthetic(1, &reading);
     let share = Share { rank, ranks, micro_batch, global_batch };

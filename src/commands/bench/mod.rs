@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 /// What one command measured on: for tables and files.
 fn machine(run: &Run, ranks: usize, threads: usize) -> Value {
     json!({ "version": VERSION, "processor": cores::processor(), "ranks": ranks, "threads": threads,
-            "precision": run.system.precision.name(), "model": run.model.name,
+            "precision": run.system.precision_name(), "model": run.model.name,
             "micro_batch": run.batch.micro_batch, "seq_len": run.batch.seq_len })
 }
 

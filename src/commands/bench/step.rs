@@ -120,7 +120,7 @@ fn report(
         ("waiting for other ranks (s)", "comm_exposed_seconds", stats(|s| s.comm_exposed_time)),
         ("waiting for data (s)", "data_seconds", stats(|s| s.data_time)),
     ];
-    let (ranks, batch, precision) = (launch.size(), &run.batch, run.system.precision.name());
+    let (ranks, batch, precision) = (launch.size(), &run.batch, run.system.precision_name());
     let mut page = format!(
         "bench step: {}, {ranks} × {} threads, {precision}, {} sequences of {} tokens a step, {} steps after {}; {}\n",
         run.model.name,

@@ -1,19 +1,23 @@
-//! Weights' working copies in bf16, beside the f32 that the optimizer updates.
+//! Weights in bf16: working copies, beside the f32 that the optimizer updates, or the weights themselves, without f32.
 //!
 //! ```text
 //! an op reads a weight           it is given the copy; a stale one is made again first
 //! AdamW writes f32 and copy      who writes the f32 alone (a checkpoint, a message) leaves the copy stale
 //! ranks gather copies            their f32 are behind until they are gathered too (`lend_masters`)
 //! ```
+//! Weights that are bf16 alone (`Plan::weights`) have none of this: they are read, updated and gathered where they lie.
 use super::lanes::Lent;
-use super::{Cuda, Grid, Memory, Rounding};
-use crate::device::{Access, Loan};
+use super::{Cuda, Grid, Memory};
+use crate::device::{Access, Loan, Rounding};
 use crate::tensor::Tensor;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 impl Cuda {
-    /// Working copies are rounded at random from now on.
+    pub fn weights_in_bf16(&self) -> bool {
+        self.narrow > 0
+    }
+    /// Weights' numbers in bf16 are rounded at random from now on.
     pub fn round_at_random(&mut self, rounding: Rounding) {
         self.rounding = Some(rounding);
     }
@@ -24,7 +28,7 @@ impl Cuda {
     }
     /// For the update of this step: the place of `w` in the model and the step's random bits; `None`: to nearest.
     pub fn drawn(&self, w: Tensor, step: u64) -> Option<(u64, u32)> {
-        let rounding = self.rounding.as_ref().filter(|_| self.copies.is_some())?;
+        let rounding = self.rounding.as_ref().filter(|_| self.copies.is_some() || self.narrow > 0)?;
         rounding.begin_after(step);
         Some((rounding.place(w.at), rounding.draw()?))
     }
@@ -69,16 +73,20 @@ impl Cuda {
     }
 
     pub fn lend_copies(&self, t: Tensor) -> Option<Loan> {
+        if t.end() <= self.narrow {
+            let lent = Lent::new(self.place(t), 2 * t.len(), &self.lanes).in_bf16();
+            return Some(Loan::of_gpu(&self.gate, t, t.len(), Access::Write, lent));
+        }
         let copies = self.copies.as_ref()?;
         let stale = self.stale.lock().expect("stale copies").iter().any(|r| r.start < t.end() && t.at < r.end);
         assert!(!stale && t.end() <= self.weights, "the copies of {t:?} are not those of the last update");
         self.lent_copies.store(self.lanes.so_far(), Ordering::Relaxed);
         let lent = Lent::new(copies.at + 2 * t.at as u64, 2 * t.len(), &self.lanes).in_bf16();
-        Some(Loan::of_gpu(&self.gate, t, Access::Write, lent))
+        Some(Loan::of_gpu(&self.gate, t, t.len(), Access::Write, lent))
     }
     pub fn lend_masters(&self, t: Tensor) -> Loan {
-        assert!(t.end() <= self.weights, "{t:?} is no weight");
+        assert!(t.end() <= self.weights && self.narrow == 0, "{t:?} is no weight in f32");
         let lent = Lent::new(self.place(t), 4 * t.len(), &self.lanes).written_by(self.lent_copies.load(Ordering::Relaxed));
-        Loan::of_gpu(&self.gate, t, Access::Write, lent)
+        Loan::of_gpu(&self.gate, t, t.len(), Access::Write, lent)
     }
 }

@@ -7,14 +7,13 @@
 //! cudnn       attention by cuDNN's engines
 //! management  energy, power and clock, by NVML
 //! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
-//! copies      of weights, in bf16                                rounding   of these, at random
-//! words       the few numbers by which a step is judged
+//! copies      of weights, in bf16                                words      the few numbers by which a step is judged
 //! ```
 //! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`],
 //! [`Cuda::take`] and [`Coming::wait`].
 //!
-//! With bf16, activations are bf16 (statistics and angles are not) and weights have working copies in bf16 (`copies`). Gradients
-//! are f32.
+//! With bf16, activations are bf16 (statistics and angles are not) and weights have working copies in bf16 (`copies`), or are bf16
+//! themselves. Gradients are f32.
 mod copies;
 pub mod cudnn;
 mod driver;
@@ -24,7 +23,6 @@ mod library;
 mod management;
 mod places;
 mod products;
-mod rounding;
 mod uploads;
 mod versions;
 mod words;
@@ -34,12 +32,11 @@ pub use lanes::Lent;
 pub use library::Library;
 pub use management::Management;
 pub use products::{Finish, Operand, Product};
-pub use rounding::Rounding;
 pub use versions::versions;
 pub use words::{Coming, NUMBERS};
 
 use super::gate::Gate;
-use super::{Access, Loan, Precision, Tally};
+use super::{Access, Loan, Precision, Rounding, Tally, arena};
 use crate::error::Result;
 use crate::failed;
 use crate::tensor::{Kind, Plan, Tensor};
@@ -94,6 +91,8 @@ pub struct Cuda {
     /// Working copies in bf16 of the first elements, which are the weights.
     copies: Option<Memory>,
     weights: usize,
+    /// The first elements, the weights, are bf16 themselves.
+    narrow: usize,
     stale: Mutex<Vec<Range<usize>>>,
     rounding: Option<Rounding>,
     /// Ops so far when copies were lent last: by then their f32 were written.
@@ -155,8 +154,9 @@ const PRODUCTS: usize = 32 << 20;
 
 /// Where the plan's elements lie.
 fn places(plan: &Plan, extent: &Extent, precision: Precision) -> Places {
+    assert!(plan.narrow() == 0 || precision == Precision::Bf16, "products in {precision:?} of weights in bf16");
     let in_bf16 = if precision == Precision::Bf16 { &extent.activations[..] } else { &[] };
-    Places::new(plan.len(), in_bf16)
+    Places::new(plan.len(), &[in_bf16, &[Tensor::range(0, plan.narrow())]].concat())
 }
 
 /// Bytes of memory that the plan takes.
@@ -166,7 +166,8 @@ pub fn planned(plan: &Plan, extent: &Extent, precision: Precision) -> usize {
 
 /// Bytes of memory that the device takes beside the plan's: working copies, partial sums, uploads, products.
 pub fn beside(plan: &Plan, extent: &Extent, precision: Precision) -> usize {
-    let copies = if precision == Precision::Bf16 { plan.bytes(Kind::Parameters) / 2 } else { 0 };
+    let copied = precision == Precision::Bf16 && plan.narrow() == 0;
+    let copies = if copied { plan.bytes(Kind::Parameters) / 2 } else { 0 };
     copies + 2 * extent.halved + scratch(plan.len(), extent) + PRODUCTS + uploads::bytes(extent.rows) + words::bytes(extent.ranks)
 }
 
@@ -206,8 +207,9 @@ impl Cuda {
             Some(memory) => Ok(memory),
             None => failed!("{}: expected {} bytes of free memory, found {}", gpu.name, arena + beside, gpu.free()),
         };
-        let weights = plan.bytes(Kind::Parameters) / 4;
-        let copies = (precision == Precision::Bf16).then(|| take(2 * weights)).transpose()?;
+        let narrow = plan.narrow();
+        let weights = if narrow > 0 { narrow } else { plan.bytes(Kind::Parameters) / 4 };
+        let copies = (precision == Precision::Bf16 && narrow == 0).then(|| take(2 * weights)).transpose()?;
         let halved = (extent.halved > 0).then(|| take(2 * extent.halved)).transpose()?;
         let (arena, scratch, words) = (take(arena)?, take(scratch(plan.len(), extent))?, take(words::bytes(extent.ranks))?);
         let products = Products::new(gpu, take(PRODUCTS)?, precision)?;
@@ -227,6 +229,7 @@ impl Cuda {
             places,
             copies,
             weights,
+            narrow,
             stale: Mutex::default(),
             rounding: None,
             lent_copies: AtomicU64::new(0),
@@ -431,17 +434,20 @@ impl Cuda {
     }
 
     pub fn lend(&self, t: Tensor, access: Access) -> Loan {
-        assert_eq!(self.size(t), 4, "{t:?} is lent, but not in f32");
+        let in_bf16 = t.end() <= self.narrow;
+        assert!(in_bf16 || self.size(t) == 4, "{t:?} is lent, but not in f32");
         if access == Access::Write {
             self.outdate(t);
         }
-        Loan::of_gpu(&self.gate, t, access, Lent::new(self.place(t), 4 * t.len(), &self.lanes))
+        let words = arena::words(t, in_bf16);
+        Loan::of_gpu(&self.gate, t, words, access, Lent::new(self.place(t), 4 * words, &self.lanes))
     }
     pub fn lend_to_sum(&self, t: Tensor) -> Loan {
+        assert!(t.at >= self.narrow, "{t:?} is in bf16, and is to be summed");
         let Some(room) = &self.halved else { return self.lend(t, Access::Write) };
         assert!(2 * t.len() <= room.bytes && self.size(t) == 4, "{t:?} in bf16 in {} bytes", room.bytes);
         let lent = Lent::new(self.place(t), 4 * t.len(), &self.lanes).halved(room.at, &self.kernels);
-        Loan::of_gpu(&self.gate, t, Access::Write, lent)
+        Loan::of_gpu(&self.gate, t, t.len(), Access::Write, lent)
     }
 }
 

@@ -49,7 +49,7 @@ impl Words {
     /// All ranks' numbers, two f32 in place of each: whoever gathers them copies bits.
     pub fn lend(&self, lanes: &Arc<Lanes>) -> Loan {
         let floats = 2 * NUMBERS * self.ranks;
-        Loan::of_gpu(&self.gate, Tensor::range(0, floats), Access::Write, Lent::new(self.all(), 4 * floats, lanes))
+        Loan::of_gpu(&self.gate, Tensor::range(0, floats), floats, Access::Write, Lent::new(self.all(), 4 * floats, lanes))
     }
 
     /// Has a copy of all ranks' numbers brought to the host.

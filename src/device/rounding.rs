@@ -1,10 +1,11 @@
-//! Stochastic rounding of weights' working copies: which random bits a weight gets.
+//! Stochastic rounding of weights to bf16, working copies or the weights themselves: which random bits a weight gets.
 //!
 //! ```text
 //! bits of a weight = hash(draw, place)       draw = hash(seed, step)       place = (group, position in the group)
 //! ```
-//! Groups are padded for the number of ranks, so the same weight lies elsewhere with each; its place does not. A copy can therefore be
-//! made again from the f32 (after a resume, or where a message brought f32) with the bits that the update gave it.
+//! Groups are padded for the number of ranks, so the same weight lies elsewhere with each; its place does not change. A copy can therefore
+//! be made again from the f32 (after a resume, or where a message brought f32) with the bits that the update gave it, and weights that are
+//! bf16 alone are the same with any number of ranks. What comes of the bits is `ops/adamw`'s.
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,7 +35,7 @@ impl Rounding {
     fn group(&self, at: usize) -> usize {
         self.groups.partition_point(|start| *start <= at) - 1
     }
-    pub(super) fn place(&self, at: usize) -> u64 {
+    pub fn place(&self, at: usize) -> u64 {
         let group = self.group(at);
         let position = (at - self.groups[group]) as u64;
         assert!(position >> POSITION == 0, "element {position} of a group");
@@ -47,7 +48,11 @@ impl Rounding {
     /// The last update's bits; `None` before the first, whose weights are rounded to nearest.
     pub(super) fn draw(&self) -> Option<u32> {
         let steps = self.steps.load(Ordering::Relaxed);
-        (steps > 0).then(|| (mixed(mixed(self.seed).wrapping_add(steps)) >> 32) as u32)
+        (steps > 0).then(|| self.draw_of(steps))
+    }
+    /// The bits of update `step`, from 1.
+    pub fn draw_of(&self, step: u64) -> u32 {
+        (mixed(mixed(self.seed).wrapping_add(step)) >> 32) as u32
     }
 }
 
