@@ -237,7 +237,7 @@ fn wrong_types_are_one_sentence_with_key_expected_and_found() {
         ("[data]\ntrain = [1]", ["data.train", "list of texts", "a list"]),
         ("[model]\nname = 3", ["model.name", "a text", "3"]),
         ("[system]\nzero = 2", ["system.zero", "0 or 1", "2"]),
-        ("[system]\nprecision = \"fp8\"", ["system.precision", "fp32, tf32, bf16", "fp8"]),
+        ("[system]\nprecision = \"fp8\"", ["system.precision", "fp32, tf32, bf16, bf16-true", "fp8"]),
         ("[system]\nreduce = \"fp16\"", ["system.reduce", "f32, bf16", "fp16"]),
         ("[system]\nnondeterministic = 1", ["system.nondeterministic", "true or false", "1"]),
         ("[optim]\nstochastic_rounding = \"yes\"", ["optim.stochastic_rounding", "true or false", "yes"]),
@@ -259,14 +259,17 @@ fn what_makes_no_sense_together_is_refused() {
         (&["--global-batch", "0"][..], "--global-batch"),
         (&["--seq-len", "100000000"], "the model's context, 256"),
         (&["--width", "100", "--heads", "3"], "not divisible"),
-        (&["--device", "cpu", "--precision", "tf32"], "expected fp32 or bf16 on the CPU, found tf32"),
+        (&["--device", "cpu", "--precision", "tf32"], "expected fp32, bf16 or bf16-true on the CPU, found tf32"),
         (&["--device", "cpu", "--reduce", "bf16"], "expected f32 on the CPU, found bf16"),
         (&["--comm", "mpi", "--reduce", "bf16"], "expected f32 where MPI carries gradients (--comm mpi), found bf16"),
         (&["--device", "cpu", "--nondeterministic"], "expected a GPU, for the CPU has one order of sums"),
-        (&["--device", "cpu", "--stochastic-rounding"], "expected a GPU, where weights have copies in bf16"),
+        (
+            &["--device", "cpu", "--precision", "bf16", "--stochastic-rounding"],
+            "expected --precision bf16-true, or a GPU, where weights have copies in bf16",
+        ),
         (
             &["--precision", "tf32", "--stochastic-rounding"],
-            "expected --precision bf16, whose copies of weights it rounds, found tf32",
+            "expected --precision bf16 or bf16-true, whose weights it rounds, found tf32",
         ),
         (&["--steps", "5", "--warmup-steps", "6"], "at most the run's 5 steps, found 6"),
         (&["--lr", "1e-4", "--min-lr", "1e-3"], "at most optim.lr"),
@@ -289,6 +292,33 @@ fn what_makes_no_sense_together_is_refused() {
     let mut few = run_with(&["--global-batch", "2"]).unwrap();
     let sentence = few.validate_for(3).unwrap_err().to_string();
     assert!(sentence.contains("3 ranks, found 2"), "{sentence}");
+}
+
+fn again(toml: &str) -> Run {
+    run(&["--config", toml]).unwrap()
+}
+
+/// Weights that are bf16 alone are rounded at random, unless someone says otherwise; no other precision changes.
+#[test]
+fn bf16_true_brings_stochastic_rounding() {
+    let rounds = |arguments: &[&str]| {
+        let run = run_with(arguments).unwrap();
+        let (_dir, toml) = file(&run.to_toml());
+        assert_eq!(again(&toml), run, "{arguments:?}");
+        (run.system.precision_name(), run.system.weights_bf16, run.optim.stochastic_rounding)
+    };
+    let (_dir, toml) = file("[system]\nprecision = \"bf16-true\"\n[optim]\nstochastic_rounding = false\n");
+    for (arguments, expected) in [
+        (&["--precision", "fp32"][..], ("fp32", false, false)),
+        (&["--precision", "bf16"], ("bf16", false, false)),
+        (&["--precision", "bf16-true"], ("bf16-true", true, true)),
+        (&["--precision", "bf16-true", "--no-stochastic-rounding"], ("bf16-true", true, false)),
+        (&["--config", &toml], ("bf16-true", true, false)),
+        (&["--config", &toml, "--stochastic-rounding"], ("bf16-true", true, true)),
+        (&["--device", "cpu", "--precision", "bf16-true"], ("bf16-true", true, true)),
+    ] {
+        assert_eq!(rounds(arguments), expected, "{arguments:?}");
+    }
 }
 
 #[test]

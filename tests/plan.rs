@@ -56,6 +56,23 @@ fn zero_1_divides_the_optimizer_among_the_ranks() {
     }
 }
 
+/// Weights 2 bytes, gradients 4, moments 8: on a processor, and on a GPU, where mixed bf16's copies lie beside the plan.
+#[test]
+fn bf16_true_takes_fourteen_bytes_a_parameter() {
+    let state = |precision: &str, device: &str| {
+        let options = ["--model", "gpt2", "--micro-batch", "1", "--precision", precision, "--device", device];
+        let json = plan(&options).1;
+        let kinds = ["parameters", "gradients", "optimizer"].map(|kind| bytes(&json, kind));
+        let numbers = kinds[1] / 4.0;
+        assert!(numbers / 124_439_808.0 < 1.01, "padding");
+        (kinds.map(|bytes| bytes / numbers), json["checkpoint_bytes"].as_u64().unwrap() / 124_439_808)
+    };
+    assert_eq!(state("fp32", "cpu"), ([4.0, 4.0, 8.0], 12));
+    assert_eq!(state("bf16", "cpu"), ([6.0, 4.0, 8.0], 12));
+    assert_eq!(state("bf16-true", "cpu"), ([2.0, 4.0, 8.0], 10));
+    assert_eq!(state("bf16-true", "cuda"), ([2.0, 4.0, 8.0], 10));
+}
+
 #[test]
 fn activations_follow_the_batch_and_recomputation_saves_most_of_them() {
     let of = |more: &[&str]| bytes(&plan(&[&["--model", "gpt2", "--seq-len", "512"], more].concat()).1, "activations");

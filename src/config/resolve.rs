@@ -127,7 +127,7 @@ pub fn resolve(mut settings: Settings, purpose: Purpose) -> Result<Run> {
     let precision = run.system.precision;
     if run.optim.stochastic_rounding && run.system.device != DeviceKind::Cpu && precision != Precision::Bf16 {
         let (name, precision) = (run.settings.named("optim.stochastic_rounding"), precision.name());
-        bad_input!("{name}: expected --precision bf16, whose copies of weights it rounds, found {precision}")
+        bad_input!("{name}: expected --precision bf16 or bf16-true, whose weights it rounds, found {precision}")
     }
     if run.system.device == DeviceKind::Cpu {
         run.validate_on_cpu()?;

@@ -88,7 +88,7 @@ fn a_run_for_machines_and_for_people() {
 #[test]
 fn a_plan_is_what_the_run_then_says() {
     let scene = Scene::new();
-    for (n, zero, recompute, precision) in [(1, 0, "none", "fp32"), (2, 1, "block", "bf16")] {
+    for (n, zero, recompute, precision) in [(1, 0, "none", "fp32"), (2, 1, "block", "bf16"), (3, 1, "none", "bf16-true")] {
         let out = format!("run-{n}");
         let more = format!("--zero {zero} --recompute {recompute} --precision {precision}");
         let options = format!("{} --steps 1 {more}", scene.options(&out));
