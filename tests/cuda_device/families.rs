@@ -43,6 +43,11 @@ fn ten_steps_in_bf16_are_near_the_cpus_and_pytorchs() {
 }
 
 #[test]
+fn ten_steps_of_weights_in_bf16_are_near_the_cpus_and_pytorchs() {
+    as_the_cpu_and_pytorch(Precision::Bf16True, [1e-2, 5e-2], 2e-2, 1.0);
+}
+
+#[test]
 fn ten_steps_in_tf32_are_near_the_cpus_and_pytorchs() {
     as_the_cpu_and_pytorch(Precision::Tf32, [5e-4, 5e-3], 1e-3, 10.0);
 }

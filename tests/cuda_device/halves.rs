@@ -1,4 +1,5 @@
-//! Gradients that are summed in bf16, and weights that are gathered in bf16: half the bytes; the same weights whoever owned them.
+//! Gradients that are summed in bf16, and weights that are gathered in bf16, copies or the weights themselves: half the bytes; the same
+//! weights whoever owned them.
 use crate::scene::{Precision, Run, off, tiny};
 
 fn run(options: &str, ranks: usize) -> Option<Run> {
@@ -153,4 +154,59 @@ fn what_numbers_are_made_of_is_said_and_kept() {
     assert_eq!(result["numerics"], words);
     let history = llm_train::metrics::History::read(&run.out.path().join("run/metrics.h5")).unwrap();
     assert_eq!(history.starts[0].numerics, words);
+}
+
+/// Weights that are bf16 alone: gathered where they lie, by NCCL as bf16 and by MPI as words; nothing is copied, rounded again or gathered twice.
+#[test]
+fn weights_that_are_bf16_alone_are_those_of_every_layout() {
+    let run = |options: &str, ranks| Some(Run::cuda(tiny())?.precision(Precision::Bf16True).and(options).ranks(ranks));
+    let saving = "--schedule constant --warmup-steps 0 --save-every 2 --keep 9 --steps 4";
+    let Some(alone) = run(saving, 1) else { return };
+    let (alone, mixed) = (alone.steps(), self::run(saving, 1).unwrap().steps());
+    assert!(alone[0] != mixed[0] && off(&alone, &mixed)[0] < 1e-2, "{alone:?} {mixed:?}");
+    let mut first: Option<(Vec<[f64; 2]>, Vec<u8>)> = None;
+    for layout in ["--comm nccl --zero 0", "--comm nccl --zero 1", "--comm mpi --zero 0", "--comm mpi --zero 1"] {
+        let run = run(&format!("{saving} {layout}"), 2).unwrap();
+        let path = run.out.path().join("log-%r");
+        let run = run.with("STUB_LOG", path.to_str().unwrap());
+        let there = (run.steps(), weights(&run, 4));
+        assert!(first.get_or_insert_with(|| there.clone()) == &there, "{layout}: {:?}", there.0);
+        let found = off(&there.0, &alone);
+        assert!(found[0] < 1e-3, "{layout}: off by {found:?} of one rank's");
+        let log = std::fs::read_to_string(run.out.path().join("log-0")).unwrap();
+        // four groups, four steps; beside them NCCL gathers the steps' numbers
+        let gathers = log.lines().filter(|l| l.contains("nccl all-gather"));
+        let (halves, others): (Vec<&str>, Vec<&str>) = gathers.partition(|l| l.contains(" bf16 "));
+        assert_eq!(halves.len(), if layout == "--comm nccl --zero 1" { 16 } else { 0 }, "{layout}: {halves:?}");
+        assert!(others.iter().all(|l| l.contains("count=8 ")), "{layout}: {others:?}");
+        assert!(seen(&log, "] adamw_bf16 ") >= 8 && seen(&log, "] adamw ") + seen(&log, "] to_bf16") == 0, "{layout}");
+    }
+    // A file of bf16 is what the next step needs, on as many ranks; on others sums have another order.
+    let (whole, weights_then) = first.unwrap();
+    let stopped = run("--schedule constant --warmup-steps 0 --comm nccl --zero 1 --save-every 2 --keep 9 --steps 2", 2).unwrap();
+    stopped.job().done();
+    assert_eq!(weights(&stopped, 2).len() * 2 / weights_then.len(), 2, "both in bf16");
+    let stopped = stopped.and("--steps 4");
+    stopped.job().done();
+    assert_eq!(stopped.left(), whole, "gone on with");
+    assert!(weights(&stopped, 4) == weights_then, "the weights after a resume differ");
+}
+
+/// Of a parameter 2 bytes where mixed bf16 has 4 and a copy of 2.
+#[test]
+fn weights_that_are_bf16_alone_take_a_third() {
+    let rows = |precision: Precision| {
+        let said = Run::cuda(&format!("{} --steps 1", tiny()))?.precision(precision).job().done().out;
+        let row = |name: &str| {
+            let row = said.lines().find(|line| line.starts_with(&format!("  {name} "))).unwrap_or_else(|| panic!("{said}"));
+            row.split_whitespace().nth(1).unwrap().replace(',', "").parse::<i64>().unwrap()
+        };
+        Some(["parameters", "gradients", "optimizer", "activations", "device"].map(row))
+    };
+    let Some(mixed) = rows(Precision::Bf16) else { return };
+    let alone = rows(Precision::Bf16True).unwrap();
+    let numbers = mixed[1] / 4;
+    let expected = [2 * numbers, 0, 0, 0, 2 * numbers];
+    assert_eq!(std::array::from_fn(|i| mixed[i] - alone[i]), expected, "{mixed:?} {alone:?}");
+    assert_eq!(alone[..3], [2 * numbers, 4 * numbers, 8 * numbers]);
 }

@@ -59,7 +59,7 @@ fn eval_is_the_cpus() {
         // the last batch is not whole
         let eval =
             format!("eval --model {golden} --data {golden}/tokens.bin --seq-len 24 --micro-batch 4 --json {}", file.display());
-        for (precision, limit) in [("fp32", 2e-5), ("bf16", 1e-2)] {
+        for (precision, limit) in [("fp32", 2e-5), ("bf16", 1e-2), ("bf16-true", 1e-2)] {
             let eval = format!("{eval} --precision {precision}");
             host(&format!("{eval} --device cpu")).done();
             let here = json(&file);
@@ -126,12 +126,14 @@ fn generate_begins_in_bf16_as_the_cpu_does() {
                 "generate --model tests/golden/{family} --tokenizer {tokenizer} --json {} --max-tokens 3",
                 file.display()
             );
-            let how = "--temperature 0 --precision bf16";
-            host(&format!("{write} {how} --device cpu --prompt")).and(prompt).done();
-            let here = text();
-            let Some(job) = side(&format!("{write} {how}")) else { return };
-            job.and("--prompt").and(prompt).done();
-            assert_eq!(text(), here, "{family} {prompt}");
+            for precision in ["bf16", "bf16-true"] {
+                let how = format!("--temperature 0 --precision {precision}");
+                host(&format!("{write} {how} --device cpu --prompt")).and(prompt).done();
+                let here = text();
+                let Some(job) = side(&format!("{write} {how}")) else { return };
+                job.and("--prompt").and(prompt).done();
+                assert_eq!(text(), here, "{family} {precision} {prompt}");
+            }
         }
     }
 }

@@ -7,9 +7,11 @@ use std::path::Path;
 
 #[test]
 fn the_launches_of_a_step_are_those_of_the_file() {
+    const ZERO: &str = "--comm nccl --zero 1 --micro-batch 2";
     for (family, options, ranks, name) in [
         ("gpt2", "", 1, "launches.txt"),
-        ("gpt2", "--comm nccl --zero 1 --micro-batch 2", 2, "launches-zero1.txt"),
+        ("gpt2", ZERO, 2, "launches-zero1.txt"),
+        ("gpt2", ZERO, 2, "launches-zero1-true.txt"),
         ("opt", "", 1, "launches.txt"),
         ("llama", "", 1, "launches.txt"),
         ("llama3", "", 1, "launches.txt"),
@@ -17,7 +19,8 @@ fn the_launches_of_a_step_are_those_of_the_file() {
         ("qwen3", "", 1, "launches.txt"),
     ] {
         let Some(run) = Run::cuda(&golden(family)) else { return };
-        let run = run.precision(Precision::Bf16).and(&format!("--steps 3 {options}")).ranks(ranks);
+        let precision = if name.contains("true") { Precision::Bf16True } else { Precision::Bf16 };
+        let run = run.precision(precision).and(&format!("--steps 3 {options}")).ranks(ranks);
         let log = run.out.path().join("log-%r");
         let run = run.with("STUB_LOG", log.to_str().unwrap());
         run.job().done();

@@ -61,10 +61,13 @@ fn a_gpu_that_is_not_there_or_too_old_is_said() {
 #[test]
 fn what_the_cpu_cannot_do_is_refused() {
     for (options, parts) in [
-        ("--precision tf32", &["--precision", "expected fp32 or bf16 on the CPU", "found tf32"][..]),
+        ("--precision tf32", &["--precision", "expected fp32, bf16 or bf16-true on the CPU", "found tf32"][..]),
         ("--reduce bf16", &["--reduce", "expected f32 on the CPU", "found bf16"]),
         ("--nondeterministic", &["--nondeterministic", "expected a GPU", "found the CPU"]),
-        ("--precision bf16 --stochastic-rounding", &["--stochastic-rounding", "expected a GPU", "found the CPU"]),
+        (
+            "--precision bf16 --stochastic-rounding",
+            &["--stochastic-rounding", "expected --precision bf16-true, or a GPU", "found the CPU"],
+        ),
     ] {
         Run::cpu(&format!("--device cpu {}", tiny())).job_with(options).run().with_code(2).sentence(parts);
         let Some(run) = Run::cuda(tiny()) else { return };

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 pub enum Precision {
     Fp32,
     Bf16,
+    /// Weights too are bf16 alone.
+    Bf16True,
     Tf32,
 }
 
@@ -19,12 +21,17 @@ impl Precision {
         match self {
             Precision::Fp32 => "fp32",
             Precision::Bf16 => "bf16",
+            Precision::Bf16True => "bf16-true",
             Precision::Tf32 => "tf32",
         }
     }
     /// tf32 is only how cuBLASLt multiplies: the kernels are those of fp32.
     fn kernels(self) -> String {
-        format!("libkernels-{}.so", if self == Precision::Bf16 { "bf16" } else { "fp32" })
+        format!("libkernels-{}.so", if self.in_bf16() { "bf16" } else { "fp32" })
+    }
+    /// Whether activations are.
+    fn in_bf16(self) -> bool {
+        matches!(self, Precision::Bf16 | Precision::Bf16True)
     }
 }
 
@@ -57,15 +64,15 @@ fn build() -> Option<(PathBuf, PathBuf)> {
 
 fn kernels(library: &Path, precision: Precision, flags: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let real = if precision == Precision::Bf16 { "bf16" } else { "float" };
+    let real = if precision.in_bf16() { "bf16" } else { "float" };
     let mut script = Command::new(root.join("tests/cuda/kernels.sh"));
     made(script.arg(root.join("src/ops")).arg(library).arg(format!("-DREAL={real}")).arg("-O2").args(flags));
 }
 
 /// Kernels that tell which bytes they touch: slower, and built where a race is looked for.
 fn telling(precision: Precision) -> &'static Path {
-    static BUILT: [OnceLock<PathBuf>; 3] = [const { OnceLock::new() }; 3];
-    BUILT[precision as usize].get_or_init(|| {
+    static BUILT: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
+    BUILT[usize::from(precision.in_bf16())].get_or_init(|| {
         let library = stubs().expect("they have been built").0.join(format!("telling-{}", precision.kernels()));
         kernels(&library, precision, &["-DTOUCHED"]);
         library
