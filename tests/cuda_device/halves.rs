@@ -163,7 +163,8 @@ fn weights_that_are_bf16_alone_are_those_of_every_layout() {
     let saving = "--schedule constant --warmup-steps 0 --save-every 2 --keep 9 --steps 4";
     let Some(alone) = run(saving, 1) else { return };
     let (alone, mixed) = (alone.steps(), self::run(saving, 1).unwrap().steps());
-    assert!(alone[0] != mixed[0] && off(&alone, &mixed)[0] < 1e-2, "{alone:?} {mixed:?}");
+    // before the first update mixed bf16 reads the same numbers, as copies
+    assert!(alone[0] == mixed[0] && alone[1..] != mixed[1..] && off(&alone, &mixed)[0] < 1e-2, "{alone:?} {mixed:?}");
     let mut first: Option<(Vec<[f64; 2]>, Vec<u8>)> = None;
     for layout in ["--comm nccl --zero 0", "--comm nccl --zero 1", "--comm mpi --zero 0", "--comm mpi --zero 1"] {
         let run = run(&format!("{saving} {layout}"), 2).unwrap();
