@@ -4,16 +4,21 @@ use crate::scene::{Precision, Run, tiny};
 
 const ORDERS: [&str; 4] = ["lazy", "reverse", "random:1", "random:2"];
 
-/// The last computes in bf16 too: what is gathered are copies.
-const CARRIED: [&str; 3] = ["nccl", "mpi", "nccl --reduce bf16"];
+/// In bf16 what is gathered are copies, or the weights themselves.
+const CARRIED: [(&str, Precision); 5] = [
+    ("nccl", Precision::Fp32),
+    ("mpi", Precision::Fp32),
+    ("nccl --reduce bf16", Precision::Bf16),
+    ("nccl", Precision::Bf16True),
+    ("mpi", Precision::Bf16True),
+];
 
-fn run(comm: &str) -> Option<Run> {
+fn run((comm, precision): (&str, Precision)) -> Option<Run> {
     // Two steps reach every kind of wait: ZeRO-1 gathers, the second forward waits for it, and the evaluation for what the last
     // step has gathered.
     let held_out = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gpt2/tokens.bin");
     let small = "--zero 1 --steps 2 --layers 1 --width 16 --heads 1 --vocab 512 --seq-len 8 --global-batch 2 --eval-batches 1";
-    let run = Run::cuda(tiny())?.and(&format!("--comm {comm} {small} --val-data {held_out}")).ranks(2);
-    Some(if comm.contains("bf16") { run.precision(Precision::Bf16) } else { run })
+    Some(Run::cuda(tiny())?.and(&format!("--comm {comm} {small} --val-data {held_out}")).ranks(2).precision(precision))
 }
 
 #[test]
@@ -22,7 +27,7 @@ fn any_order_gives_the_same_bits() {
         let Some(eager) = run(comm) else { return };
         let eager = eager.steps();
         for order in ORDERS {
-            assert_eq!(run(comm).unwrap().with("STUB_ORDER", order).steps(), eager, "{comm} {order}");
+            assert_eq!(run(comm).unwrap().with("STUB_ORDER", order).steps(), eager, "{comm:?} {order}");
         }
     }
 }
@@ -32,7 +37,7 @@ fn operations_that_meet_are_ordered() {
     for comm in CARRIED {
         let Some(run) = run(comm) else { return };
         let ended = run.with("STUB_RACES", "1").job().done();
-        assert!(!ended.err.contains("RACE"), "{comm}: {ended}");
+        assert!(!ended.err.contains("RACE"), "{comm:?}: {ended}");
     }
 }
 
@@ -45,7 +50,7 @@ fn each_wait_is_needed() {
         whole.job().done();
         let log = std::fs::read_to_string(whole.out.path().join("log-0")).unwrap();
         let waits = log.lines().filter(|line| line.contains("] wait for [")).count();
-        assert!(waits >= 8, "{comm}: {waits} waits");
+        assert!(waits >= 8, "{comm:?}: {waits} waits");
         for k in 1..=waits {
             // The thread of messages may be late by chance, so that the host has waited for the ops by then: one run of a few must
             // show it.
@@ -53,7 +58,7 @@ fn each_wait_is_needed() {
                 let ended = run(comm).unwrap().with("STUB_FORGET", &k.to_string()).with("STUB_RACES", "1").job().run();
                 ended.err.contains("RACE")
             };
-            assert!((0..5).any(shows), "{comm}: wait {k} of {waits} was left out, and nothing shows it");
+            assert!((0..5).any(shows), "{comm:?}: wait {k} of {waits} was left out, and nothing shows it");
         }
     }
 }
