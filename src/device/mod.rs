@@ -100,7 +100,7 @@ impl Device {
     pub fn cpu_in(front: Option<Memory>, plan: &Plan, threads: usize, cores: &[usize], precision: Precision) -> Result<Device> {
         assert_ne!(precision, Precision::Tf32, "only GPUs multiply in tf32");
         assert!(plan.narrow() == 0 || precision == Precision::Bf16, "products in {precision:?} of weights in bf16");
-        let (arena, tally, threads) = (Arena::of(front, plan)?, Tally::default(), Threads::new(threads, cores)?);
+        let (arena, tally, threads) = (Arena::of(front, plan)?, Tally::with_narrow(plan.narrow()), Threads::new(threads, cores)?);
         Ok(Device::Cpu(Box::new(Cpu { arena, precision, tally, rounding: None, threads })))
     }
     pub fn reference(plan: &Plan) -> Result<Device> {

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub struct Tally {
     on: AtomicBool,
+    /// Elements before this one are of two bytes: `Plan::narrow`.
+    narrow: usize,
     kept: Mutex<Kept>,
 }
 
@@ -49,6 +51,11 @@ pub struct Note<'a> {
 pub struct Part<'a>(&'a Tally);
 
 impl Tally {
+    /// Of a device whose first `narrow` elements have two bytes each.
+    pub fn with_narrow(narrow: usize) -> Tally {
+        Tally { narrow, ..Tally::default() }
+    }
+
     /// Forgets what it has and begins.
     pub fn start(&self) {
         self.kept.lock().expect("the tally").rows.clear();
@@ -63,7 +70,7 @@ impl Tally {
 
     pub fn note(&self, name: &'static str, flops: usize, moved: &[Tensor]) -> Option<Note<'_>> {
         let on = self.on.load(Ordering::Relaxed);
-        on.then(|| Note { tally: self, name, flops, bytes: bytes(moved), began: Instant::now() })
+        on.then(|| Note { tally: self, name, flops, bytes: self.bytes(moved), began: Instant::now() })
     }
 
     /// Ops are noted as those of `part` until the guard is dropped.
@@ -74,10 +81,11 @@ impl Tally {
             Part(self)
         })
     }
-}
 
-fn bytes(moved: &[Tensor]) -> usize {
-    size_of::<f32>() * moved.iter().map(|t| t.elements()).sum::<usize>()
+    fn bytes(&self, moved: &[Tensor]) -> usize {
+        let each = |t: &Tensor| if t.at < self.narrow { 2 } else { 4 };
+        moved.iter().map(|t| each(t) * t.elements()).sum()
+    }
 }
 
 impl Drop for Note<'_> {
@@ -123,5 +131,17 @@ mod tests {
         let found: Vec<_> = rows.iter().map(|r| (r.part, r.name, r.calls, r.flops, r.bytes)).collect();
         assert_eq!(found, [("", "scale", 2, 6.0, 160.0), ("head", "scale", 1, 4.0, 40.0)]);
         assert!(tally.note("scale", 1, &[x]).is_none() && tally.stop().is_empty());
+    }
+
+    #[test]
+    fn weights_in_bf16_are_two_bytes_each() {
+        let tally = Tally::with_narrow(64);
+        tally.start();
+        drop(tally.note(
+            "adamw",
+            0,
+            &[Tensor::range(0, 64), Tensor::range(64, 74), Tensor { half: true, ..Tensor::range(128, 148) }],
+        ));
+        assert_eq!(tally.stop()[0].bytes, f64::from(2 * 64 + 4 * 10 + 2 * 20));
     }
 }

@@ -167,29 +167,40 @@ fn mix(x: u32) -> u32 {
     x ^ x >> 16
 }
 
-/// Random bits of a step's draw for two neighbours, the first of which has this even place: 16 for each, the lower ones first. As
-/// `adamw.cu` has them.
+/// Random bits of a step's draw for two neighbours, the first of which has this even place, in two halves: 16 bits for each, the lower
+/// ones first. As `adamw.cu` has them.
 #[inline(always)]
-fn drawn(place: u64, draw: u32) -> u32 {
-    mix(mix(place as u32 ^ draw).wrapping_add((place >> 32) as u32))
+fn drawn([high, low]: [u32; 2], draw: u32) -> u32 {
+    mix(mix(low ^ draw).wrapping_add(high))
 }
 
 /// One of the two neighbours in bf16, each as likely as it is near; `bits`: 16 random ones. The mean of many is x itself.
 #[inline(always)]
 fn rounded_at_random(x: f32, bits: u32) -> bf16 {
+    let u = x.to_bits();
     // ±∞ and what is no number have no neighbours
-    if x.is_finite() { bf16::from_bits((x.to_bits().wrapping_add(bits) >> 16) as u16) } else { to_bf16(x) }
+    if x.is_finite() { bf16::from_bits((u.wrapping_add(bits) >> 16) as u16) } else { to_bf16(x) }
+}
+
+/// y = x rounded to bf16 with the bits of its places, of which `first`, that of `x[0]`, is even.
+pub fn halve_at_random(y: &mut [bf16], x: &[f32], first: u64, draw: u32) {
+    assert!(first.is_multiple_of(2) && y.len() == x.len(), "{} numbers from place {first} on into {}", x.len(), y.len());
+    let low = first as u32;
+    let here = x.len().min(((1 << 32) - u64::from(low)) as usize);
+    stretch_at_random(&mut y[..here], &x[..here], [(first >> 32) as u32, low], draw);
+    if here < x.len() {
+        halve_at_random(&mut y[here..], &x[here..], first + here as u64, draw);
+    }
 }
 
 wide! {
-    /// y = x rounded to bf16 with the bits of its places, of which `first`, that of x\[0\], is even.
-    pub fn halve_at_random(y: &mut [bf16], x: &[f32], first: u64, draw: u32) {
-        for (i, (y, x)) in y.chunks_mut(2).zip(x.chunks(2)).enumerate() {
-            let bits = drawn(first + 2 * i as u64, draw);
-            y[0] = rounded_at_random(x[0], bits & 0xffff);
-            if let [_, y] = y {
-                *y = rounded_at_random(x[1], bits >> 16);
-            }
+    /// The same where the upper half of all places is one. Each number draws for itself and its neighbour, so that vectors can.
+    fn stretch_at_random(y: &mut [bf16], x: &[f32], first: [u32; 2], draw: u32) {
+        let [high, low] = first;
+        for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
+            let place = low.wrapping_add(i as u32);
+            let bits = drawn([high, place & !1], draw);
+            *y = rounded_at_random(*x, if place & 1 == 0 { bits & 0xffff } else { bits >> 16 });
         }
     }
 }
