@@ -73,12 +73,12 @@ fn ops(c: &mut Criterion) {
         bench("norm forward, rms", &|d| norm::forward(d, Norm::Rms, 1e-5, y, stats, x, gamma, None));
         bench("norm backward, rms", &|d| norm::backward(d, Norm::Rms, dx, dgamma, None, dy, x, stats, gamma));
         bench("activation forward, gelu", &|d| activation::forward(d, gelu, act, up));
-        bench("activation backward, gelu", &|d| activation::backward(d, gelu, dup, Some(dact), up, None));
+        bench("activation backward, gelu", &|d| activation::backward(d, gelu, dup, Some(dact), up, None, Some(act)));
         let (gates, dgates) = (up.rows(0, ROWS), dup.rows(0, ROWS));
         let half = |t: llm_train::tensor::Tensor| llm_train::tensor::Tensor { cols: HIDDEN / 2, ..t };
         bench("activation forward, swiglu", &|d| activation::forward(d, Activation::SwiGlu, half(act), gates));
         bench("activation backward, swiglu", &|d| {
-            activation::backward(d, Activation::SwiGlu, dgates, Some(half(dact)), gates, None)
+            activation::backward(d, Activation::SwiGlu, dgates, Some(half(dact)), gates, None, Some(half(act)))
         });
         rope::table(&dev, angles, 1e4, Scaling::None);
         bench("rope forward", &|d| rope::forward(d, qkv, angles, HEADS, None));

@@ -108,6 +108,7 @@ pub const ALIGN: usize = 64;
 pub struct Plan {
     len: usize,
     halves: bool,
+    makes_again: bool,
     weights_in_bf16: bool,
     narrow: usize,
     copied: Option<Copied>,
@@ -118,6 +119,14 @@ impl Plan {
     /// For a device that reads bf16 where its products round to it: [`Plan::operand`].
     pub fn with_halves(halves: bool) -> Plan {
         Plan { halves, ..Plan::default() }
+    }
+    /// The same for a device whose backward makes an MLP's activation again on its way.
+    pub fn making_again(self) -> Plan {
+        Plan { makes_again: true, ..self }
+    }
+    /// Whether one place for the activation serves all blocks.
+    pub fn makes_again(&self) -> bool {
+        self.makes_again
     }
     /// The same for a device that holds weights in bf16 alone: [`Plan::weights`].
     pub fn with_weights_in_bf16(self, weights_in_bf16: bool) -> Plan {

@@ -78,9 +78,10 @@ impl Cpu {
     pub fn drawn(&self, w: Tensor, step: u64) -> Option<(u64, u32)> {
         self.rounding.as_ref().map(|r| (r.place(w.at), r.draw_of(step)))
     }
-    /// Begins the plan of what the device will hold: with bf16, in bf16 what is read by products alone.
+    /// Begins the plan of what the device will hold: with bf16, in bf16 what is read by products alone; of an MLP's activation one
+    /// block's.
     pub fn plan(precision: Precision) -> Plan {
-        Plan::with_halves(precision == Precision::Bf16)
+        Plan::with_halves(precision == Precision::Bf16).making_again()
     }
 }
 

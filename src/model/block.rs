@@ -105,7 +105,8 @@ pub struct Saved {
 }
 
 impl Saved {
-    pub fn plan(p: &mut Plan, c: &Config, rows: usize) -> Saved {
+    /// `act`: where it lies for all blocks, if the backward makes it again.
+    pub fn plan(p: &mut Plan, c: &Config, rows: usize, act: Option<Tensor>) -> Saved {
         let matrix = |p: &mut Plan, cols| p.matrix(Kind::Activations, rows, cols);
         let operand = |p: &mut Plan, cols| p.operand(Kind::Activations, rows, cols);
         let qkv = c.heads(1).width();
@@ -122,7 +123,7 @@ impl Saved {
             n2: operand(p, c.width),
             n2_stats: matrix(p, 2),
             up: matrix(p, c.up_rows()),
-            act: operand(p, c.hidden),
+            act: act.unwrap_or_else(|| operand(p, c.hidden)),
         }
     }
 

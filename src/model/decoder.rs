@@ -107,7 +107,8 @@ impl Decoder {
         let inputs = if training.is_some() { c.layers + 1 } else { 2 };
         let sets = if training == Some(Recompute::None) { c.layers } else { 1 };
         let x = (0..inputs).map(|_| p.matrix(Kind::Activations, rows, c.width)).collect();
-        let saved: Vec<Saved> = (0..sets).map(|_| Saved::plan(p, c, rows)).collect();
+        let act = p.makes_again().then(|| p.operand(Kind::Activations, rows, c.hidden));
+        let saved: Vec<Saved> = (0..sets).map(|_| Saved::plan(p, c, rows, act)).collect();
         let normed = p.operand(Kind::Activations, rows, c.width);
         let stats = p.matrix(Kind::Activations, rows, 2);
         let in_flight = grads.map(|grads| (grads, p.matrix(Kind::Activations, rows, c.width)));

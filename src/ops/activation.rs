@@ -8,7 +8,7 @@
 //!         dup = dy gate σ                  dgate = dy up σ (1 + gate (1 − σ))
 //! ```
 //! y (n, F); x (n, F), for SwiGlu (n, 2F).
-use super::rows::{PIECE, Shared, fill_rows, or_empty, per_task, sums_over_rows};
+use super::rows::{PART, PIECE, Shared, SharedValues, fill_rows, or_empty, per_task, sums_over_rows};
 use super::simd::{add_to, sigmoid, wide};
 use crate::device::cuda::Grid;
 use crate::device::{Device, threads};
@@ -63,22 +63,40 @@ pub fn forward(dev: &Device, kind: Activation, y: Tensor, x: Tensor) {
 
 /// dx = dy f′(x). Without `dy`, dx holds it on entry: not for [`Activation::SwiGlu`], whose dx is wider.
 ///
-/// sums += Σ_rows dx, where they are asked for: the gradient of the bias that x has. On a GPU that is the end of a product.
-pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Option<Tensor>, x: Tensor, sums: Option<Tensor>) {
+/// sums += Σ_rows dx, where they are asked for: the gradient of the bias that x has; and y = f(x) once more. On a GPU neither: there the
+/// sums are the end of a product, and y is kept.
+pub fn backward(
+    dev: &Device,
+    kind: Activation,
+    dx: Tensor,
+    dy: Option<Tensor>,
+    x: Tensor,
+    sums: Option<Tensor>,
+    y: Option<Tensor>,
+) {
     let f = x.cols / kind.inputs();
     assert_eq!((dx.rows, dx.cols), (x.rows, x.cols), "{kind:?}: dx {dx:?} for x {x:?}");
     assert!(dy.map_or(kind.inputs() == 1, |dy| (dy.rows, dy.cols) == (x.rows, f)), "{kind:?}: dy {dy:?} for x {x:?}");
     assert!(sums.is_none_or(|sums| sums.len() == x.cols), "{kind:?}: sums {sums:?} of x {x:?}");
-    let (behind, sums) = (dy.unwrap_or(dx), or_empty(sums));
-    let _at = dev.tally("activation backward", 0, &[dx, behind, x, sums, sums]);
+    assert!(y.is_none_or(|y| (y.rows, y.cols) == (x.rows, f)), "{kind:?}: y {y:?} of x {x:?}");
+    let (behind, sums, y) = (dy.unwrap_or(dx), or_empty(sums), or_empty(y));
+    let _at = dev.tally("activation backward", 0, &[dx, behind, x, sums, sums, y]);
     match dev {
-        Device::Cpu(d) => d.arena.op([dx, sums], [or_empty(dy), x], |[dx, sums], [dy, x]| {
-            let wide = kind.inputs() * f;
-            let (n, dx) = (x.len() / wide, Shared::new(dx));
+        Device::Cpu(d) => d.arena.op_either([dx, sums, y], [or_empty(dy), x], |[dx, sums, y], [dy, x]| {
+            let (wide, again) = (kind.inputs() * f, !y.is_empty());
+            let (sums, dy, x) = (sums.f32(), dy.f32(), x.f32());
+            let (n, dx, y) = (x.len() / wide, Shared::new(dx.f32()), SharedValues::new(y));
             let row = |r: usize, sums: &mut [f32]| {
                 // SAFETY: the row is this task's alone.
                 let dx = unsafe { dx.piece(r * wide, wide) };
-                row_backward(kind, dx, dy.get(r * f..(r + 1) * f).unwrap_or(&[]), &x[r * wide..][..wide]);
+                let (dy, x) = (dy.get(r * f..(r + 1) * f).unwrap_or(&[]), &x[r * wide..][..wide]);
+                let mut part = |first: usize, y: &mut [f32]| part_backward(kind, dx, y, dy, x, first);
+                if again {
+                    // SAFETY: as above.
+                    unsafe { y.fill(r * f, f, part) };
+                } else {
+                    (0..f).step_by(PART).for_each(|first| part(first, &mut [0.0; PART][..PART.min(f - first)]));
+                }
                 add_to(sums, &dx[..sums.len()]);
             };
             if sums.is_empty() {
@@ -89,7 +107,7 @@ pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Option<Tensor>, 
             }
         }),
         Device::Cuda(d) => {
-            assert!(sums.is_empty(), "{kind:?}: sums are the end of the product that reads dx");
+            assert!(sums.is_empty() && y.is_empty(), "{kind:?}: sums are the end of the product that reads dx, and y is kept");
             let n = x.rows;
             let ([dx], [dy, x]) = d.op([dx], [or_empty(dy), x]);
             let dy = if dy == 0 { dx } else { dy };
@@ -100,7 +118,10 @@ pub fn backward(dev: &Device, kind: Activation, dx: Tensor, dy: Option<Tensor>, 
             };
             d.launch(name, Grid::over(n * f.div_ceil(8)), &[dx, dy, x, n as u64, f as u64]);
         }
-        Device::Reference(d) => d.arena.op([dx, sums], [or_empty(dy), x], |[dx, sums], [dy, x]| {
+        Device::Reference(d) => d.arena.op([dx, sums, y], [or_empty(dy), x], |[dx, sums, y], [dy, x]| {
+            if !y.is_empty() {
+                reference::forward(kind, y, x, f);
+            }
             let held = dx.to_vec();
             reference::backward(kind, dx, if dy.is_empty() { &held } else { dy }, x, f);
             for (i, sum) in sums.iter_mut().enumerate() {
@@ -119,25 +140,28 @@ pub(super) fn value(kind: Activation, y: &mut [f32], x: &[f32]) {
     }
 }
 
-/// dx ← dx f′(x), of a function of one number.
-pub(super) fn slope(kind: Activation, dx: &mut [f32], x: &[f32]) {
+/// dx ← dx f′(x), and y = f(x), of a function of one number.
+pub(super) fn slope(kind: Activation, dx: &mut [f32], y: &mut [f32], x: &[f32]) {
     match kind {
-        Activation::Gelu => gelu_backward(dx, x),
-        Activation::Relu => relu_backward(dx, x),
+        Activation::Gelu => gelu_backward(dx, y, x),
+        Activation::Relu => relu_backward(dx, y, x),
         Activation::SwiGlu => unreachable!("SwiGLU reads two numbers"),
     }
 }
 
-/// One row's dx, which holds dy on entry where dy is empty.
-fn row_backward(kind: Activation, dx: &mut [f32], dy: &[f32], x: &[f32]) {
+/// Of one row the part from `first` on that is as long as y's: dx, which holds dy on entry where dy is empty, and y.
+fn part_backward(kind: Activation, dx: &mut [f32], y: &mut [f32], dy: &[f32], x: &[f32], first: usize) {
+    let part = first..first + y.len();
     if kind == Activation::SwiGlu {
         let ((dup, dgate), (up, gate)) = (dx.split_at_mut(dy.len()), x.split_at(dy.len()));
-        return swiglu_backward(dup, dgate, dy, up, gate);
+        let [up, gate, dy] = [up, gate, dy].map(|x| &x[part.clone()]);
+        return swiglu_backward(&mut dup[part.clone()], &mut dgate[part], y, dy, up, gate);
     }
+    let dx = &mut dx[part.clone()];
     if !dy.is_empty() {
-        dx.copy_from_slice(dy);
+        dx.copy_from_slice(&dy[part.clone()]);
     }
-    slope(kind, dx, x);
+    slope(kind, dx, y, &x[part]);
 }
 
 /// 2 √(2/π), and that times 0.044715.
@@ -151,13 +175,13 @@ wide! {
         }
     }
 
-    /// dx ← dx f′(x), as below.
-    fn gelu_backward(dx: &mut [f32], x: &[f32]) {
-        for (dx, &x) in dx.iter_mut().zip(x) {
-            let square = CUBIC * x * x;
-            let s = sigmoid(x * (square + LINEAR));
-            let slope = square.mul_add(3.0, LINEAR);
-            *dx *= (x * s * (1.0 - s)).mul_add(slope, s);
+    /// dx ← dx f′(x), as below; y as above.
+    fn gelu_backward(dx: &mut [f32], y: &mut [f32], x: &[f32]) {
+        for ((dx, y), &x) in dx.iter_mut().zip(y).zip(x) {
+            let s = sigmoid(x * (CUBIC * x).mul_add(x, LINEAR));
+            let slope = (CUBIC * x * x).mul_add(3.0, LINEAR);
+            *y = x * s;
+            *dx *= (*y * (1.0 - s)).mul_add(slope, s);
         }
     }
 
@@ -168,8 +192,9 @@ wide! {
         }
     }
 
-    fn relu_backward(dx: &mut [f32], x: &[f32]) {
-        for (dx, &x) in dx.iter_mut().zip(x) {
+    fn relu_backward(dx: &mut [f32], y: &mut [f32], x: &[f32]) {
+        for ((dx, y), &x) in dx.iter_mut().zip(y).zip(x) {
+            *y = if x < 0.0 { 0.0 } else { x };
             *dx = if x > 0.0 { *dx } else { 0.0 };
         }
     }
@@ -180,9 +205,10 @@ wide! {
         }
     }
 
-    fn swiglu_backward(dup: &mut [f32], dgate: &mut [f32], dy: &[f32], up: &[f32], gate: &[f32]) {
-        for ((((dup, dgate), &dy), &up), &gate) in dup.iter_mut().zip(dgate).zip(dy).zip(up).zip(gate) {
+    fn swiglu_backward(dup: &mut [f32], dgate: &mut [f32], y: &mut [f32], dy: &[f32], up: &[f32], gate: &[f32]) {
+        for (((((dup, dgate), y), &dy), &up), &gate) in dup.iter_mut().zip(dgate).zip(y).zip(dy).zip(up).zip(gate) {
             let s = sigmoid(gate);
+            *y = up * gate * s;
             *dup = dy * gate * s;
             *dgate = dy * up * s * gate.mul_add(1.0 - s, 1.0);
         }

@@ -61,22 +61,16 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
     assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
     let (w, outs) = (as_read(dev, w), [dx, dw, or_empty(db)]);
-    let for_dx = [dx, dy, w];
     match dev {
         Device::Cpu(d) => {
-            {
-                let _at = dev.tally("linear dx", 2 * n * c * o, &for_dx);
-                d.arena.op_either([dx], [dy, w], |[dx], [dy, w]| {
-                    gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
-                });
-            }
+            inputs(dev, d, dx, dy, w);
             parameters(dev, d, dw, db, dy, x, into);
         }
         Device::Cuda(d) => {
             let ([dx_at, dw_at, db_at], [dy_at, x_at, w_at]) = d.op(outs, [dy, x, w]);
             let [dy_m, x_m, w_m] = [d.operand(dy, dy_at), d.operand(x, x_at), d.operand(w, w_at)];
             {
-                let _at = dev.tally("linear dx", 2 * n * c * o, &for_dx);
+                let _at = dev.tally("linear dx", 2 * n * c * o, &[dx, dy, w]);
                 let y = d.operand(dx, dx_at);
                 let (transposed, finish) = ([false, false], Finish::Nothing);
                 d.multiply(&Product { y, a: dy_m, b: w_m, transposed, add: None, finish });
@@ -92,6 +86,15 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
             }
         }),
     }
+}
+
+/// dx = dy W, of a W [`as_read`].
+pub(super) fn inputs(dev: &Device, d: &Cpu, dx: Tensor, dy: Tensor, w: Tensor) {
+    let (n, c, o) = (dx.rows, dx.cols, dy.cols);
+    let _at = dev.tally("linear dx", 2 * n * c * o, &[dx, dy, w]);
+    d.arena.op_either([dx], [dy, w], |[dx], [dy, w]| {
+        gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+    });
 }
 
 /// dw += dyᵀ x, or =; db += Σ dy, for which dy has to be f32.

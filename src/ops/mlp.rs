@@ -16,13 +16,13 @@
 //! | GPU | GELU, where F is a multiple of 8 and cuBLASLt has an algorithm (`GELU_AUX_BIAS`, `DGELU`) | ReLU: the library's makes a NaN 0, where ours does not, and keeps bits for the backward |
 //! | reference | | all |
 //!
-//! With bf16 these products' results, inner, act and dinner, lie in bf16, rounded once their f32 has been used: act is f of the sum
-//! before it is rounded, f′ that of the rounded. On the GPU `inner` is what the library keeps, in the activations' own type: the sum with
-//! the bias, before GELU, so that either side may be fused without the other. Its GELU is the tanh form, as ours.
+//! On the CPU the backward makes act again, whose sigmoid its slope needs anyway: one place for act serves all blocks. With bf16 act
+//! and dinner lie in bf16, rounded once their f32 has been used. On the GPU `inner` is what the library keeps, in the activations' own
+//! type: the sum with the bias, before GELU, so that either side may be fused without the other. Its GELU is the tanh form, as ours.
 use super::activation::{self, Activation};
 use super::gemm::{self, Into, Layout};
 use super::linear;
-use super::rows::{PART, SharedValues, as_f32, in_f32, or_empty};
+use super::rows::{SharedValues, in_f32, or_empty};
 use super::simd::add_to;
 use crate::device::cuda::{Finish, Product};
 use crate::device::{Cpu, Cuda, Device};
@@ -54,9 +54,9 @@ pub fn forward(dev: &Device, kind: Activation, act: Tensor, inner: Tensor, x: Te
     }
 }
 
-/// dx, dinner, and what is added to the parameters' gradients `g`, or, of W and V, written
-/// where `into` says so. `dact` is room for the gradient behind the nonlinearity:
-/// SwiGLU alone needs it.
+/// dx, dinner, and what is added to the parameters' gradients `g`, or, of W and V, written where `into` says so. `dact` is room
+/// for the gradient behind the nonlinearity, which SwiGLU alone needs. Of `act` a GPU needs what the forward left; elsewhere it is made
+/// again.
 pub fn backward(
     dev: &Device,
     kind: Activation,
@@ -74,18 +74,28 @@ pub fn backward(
     let (down, shape) = (linear::as_read(dev, w.down), (act.rows, kind.inputs() * act.cols));
     assert!([dinner, inner].iter().all(|t| (t.rows, t.cols) == shape), "mlp: {dinner:?}, {inner:?} of {act:?}");
     assert!((w.down.rows, w.down.cols, dy.rows) == (dy.cols, act.cols, act.rows), "mlp: w {down:?}, dy {dy:?} of {act:?}");
-    let mut left = g.up_bias;
-    let fused = match dev {
-        Device::Cpu(d) => backward_on_cpu(dev, d, kind, dinner, &mut left, g, dy, act, inner, down, into),
-        Device::Cuda(d) => backward_on_gpu(dev, d, kind, dinner, g, dy, act, inner, down, into),
-        Device::Reference(_) => false,
-    };
-    if !fused {
+    let plain = |sums| {
         linear::backward(dev, dact.unwrap_or(dinner), g.down, g.down_bias, dy, act, w.down, into);
-        // on a GPU the sums are the end of the product that reads dinner
-        let sums = left.take_if(|_| !matches!(dev, Device::Cuda(_)));
-        activation::backward(dev, kind, dinner, dact, inner, sums);
-    }
+        activation::backward(dev, kind, dinner, dact, inner, sums, None);
+    };
+    // on a GPU the sums of dinner's columns are the end of the product that reads it
+    let left = match dev {
+        Device::Cpu(d) => {
+            backward_on_cpu(dev, d, kind, dinner, dact, g, dy, act, inner, down, into);
+            None
+        }
+        Device::Cuda(d) => {
+            if !backward_on_gpu(dev, d, kind, dinner, g, dy, act, inner, down, into) {
+                plain(None);
+            }
+            g.up_bias
+        }
+        Device::Reference(_) => {
+            activation::forward(dev, kind, act, inner);
+            plain(g.up_bias);
+            None
+        }
+    };
     linear::backward(dev, dx, g.up, left, dinner, x, w.up, into);
 }
 
@@ -122,40 +132,43 @@ fn forward_on_cpu(
     true
 }
 
-/// Whether it was done; db is then taken out of `db`, and added to.
+/// All but the products that read dinner; act is made again on the way.
 fn backward_on_cpu(
     dev: &Device,
     d: &Cpu,
     kind: Activation,
     dinner: Tensor,
-    db: &mut Option<Tensor>,
+    dact: Option<Tensor>,
     g: &Layers,
     dy: Tensor,
     act: Tensor,
     inner: Tensor,
     w: Tensor,
     into: Into,
-) -> bool {
+) {
     if kind == Activation::SwiGlu {
-        return false;
-    }
-    let (n, c, f) = (dy.rows, dy.cols, act.cols);
-    let db = or_empty(db.take());
-    {
-        let _at = dev.tally("linear dx", 2 * n * c * f, &[dinner, dy, inner, w, db, db]);
-        d.arena.op_either([dinner, db], [dy, inner, w], |[dinner, db], [dy, inner, w]| {
+        let dact = dact.expect("room for the gradient behind a SwiGLU");
+        linear::inputs(dev, d, dact, dy, w);
+        activation::backward(dev, kind, dinner, Some(dact), inner, g.up_bias, Some(act));
+    } else {
+        let (n, c, f, db) = (dy.rows, dy.cols, act.cols, or_empty(g.up_bias));
+        let _at = dev.tally("linear dx", 2 * n * c * f, &[dinner, dy, inner, w, db, db, act]);
+        d.arena.op_either([dinner, db, act], [dy, inner, w], |[dinner, db, act], [dy, inner, w]| {
+            let (act, inner) = (SharedValues::new(act), inner.f32());
             let finish = |row: usize, col: usize, dact: &mut [f32]| {
-                let mut room = [0f32; PART];
-                for (i, dact) in dact.chunks_mut(PART).enumerate() {
-                    activation::slope(kind, dact, as_f32(inner, row * f + col + i * PART, dact.len(), &mut room));
-                }
+                let (at, len) = (row * f + col, dact.len());
+                let slope = |first: usize, act: &mut [f32]| {
+                    let n = act.len();
+                    activation::slope(kind, &mut dact[first..][..n], act, &inner[at + first..][..n]);
+                };
+                // SAFETY: each part of a row is seen once, by one task.
+                unsafe { act.fill(at, len, slope) };
             };
             let size = [n, f, c];
             gemm::summed(d.precision, Layout::NN, size, Into::Overwrite, (dinner, f), (dy, c), (w, f), finish, db.f32());
         });
     }
     linear::parameters(dev, d, g.down, g.down_bias, dy, act, into);
-    true
 }
 
 /// Whether it was done.

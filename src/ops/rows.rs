@@ -243,14 +243,3 @@ impl<'a> SharedValues<'a> {
         }
     }
 }
-
-/// At most [`PART`] numbers as f32: where they lie, or in `room`.
-pub fn as_f32<'a>(x: Values<'a>, at: usize, len: usize, room: &'a mut [f32; PART]) -> &'a [f32] {
-    match x {
-        Values::F32(x) => &x[at..][..len],
-        Values::Bf16(x) => {
-            widen(&mut room[..len], &x[at..][..len]);
-            &room[..len]
-        }
-    }
-}

@@ -33,7 +33,7 @@ fn activation() {
                     let (tx, tdy) = (answers.put(n, wide, &after), answers.put(n, f, &dy));
                     let dev = answers.device();
                     activation::forward(&dev, kind, y, tx);
-                    activation::backward(&dev, kind, dx, Some(tdy), tx, None);
+                    activation::backward(&dev, kind, dx, Some(tdy), tx, None, None);
                     assert_close(&format!("{what}: y"), &sim.floats(&got[0]), &dev.read(y), sim.real);
                     assert_eq!(sim.floats(&got[1]), after, "{what}: x with its bias");
                     assert_close(&format!("{what}: dx"), &sim.floats(&got[2]), &dev.read(dx), sim.real);

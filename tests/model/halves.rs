@@ -1,4 +1,5 @@
-//! What is kept in bf16 was rounded to it anyway: losses, gradients and weights are those of f32 storage, to the last bit. So are those of
+//! What is kept in bf16 was rounded to it anyway, and what is made again is what it was: losses, gradients and weights are those of
+//! f32 storage of everything, to the last bit. So are those of
 //! weights that are bf16 alone, where the f32 hold the same numbers.
 use crate::common::*;
 use llm_train::device::{Access, Cpu, Device, Precision};
@@ -57,11 +58,14 @@ fn storage_in_bf16_does_not_show() {
     for c in configs() {
         for recompute in [Recompute::None, Recompute::Block] {
             let what = format!("{:?}, {} columns, {recompute:?}", c.family, c.width);
-            let in_f32 = three_steps(&c, recompute, Plan::default());
+            let apart = three_steps(&c, recompute, Plan::default());
+            let in_f32 = three_steps(&c, recompute, Plan::default().making_again());
             let in_bf16 = three_steps(&c, recompute, Cpu::plan(Precision::Bf16));
-            assert_eq!(in_f32.0, in_bf16.0, "{what}: losses");
-            assert!(in_f32.1 == in_bf16.1, "{what}: gradients");
-            assert!(in_f32.2 == in_bf16.2, "{what}: weights");
+            for (how, other) in [("one block's activation for all", &in_f32), ("bf16", &in_bf16)] {
+                assert_eq!(apart.0, other.0, "{what}, {how}: losses");
+                assert!(apart.1 == other.1, "{what}, {how}: gradients");
+                assert!(apart.2 == other.2, "{what}, {how}: weights");
+            }
             let [more, less] = [&in_f32.3, &in_bf16.3].map(|plan| plan.bytes(Kind::Activations));
             assert_eq!(less < more, c.width.is_multiple_of(2), "{what}: {less} bytes for {more}");
             let [none, copies] = [&in_f32.3, &in_bf16.3].map(|plan| plan.bytes(Kind::Parameters));
@@ -70,7 +74,7 @@ fn storage_in_bf16_does_not_show() {
     }
 }
 
-/// n1, qkv, n2 and the activation of each block, and what the head reads, at two bytes a number less.
+/// n1, qkv and n2 of each block, one block's activation, and what the head reads, at two bytes a number less.
 #[test]
 fn what_products_read_takes_half() {
     let c = Config::preset("nano").unwrap();
@@ -79,9 +83,12 @@ fn what_products_read_takes_half() {
         Decoder::plan(&mut plan, &c, shape, Recompute::None, 1);
         plan.bytes(Kind::Activations)
     };
-    let saved = 2 * 256 * (c.layers * (5 * c.width + c.hidden) + c.width);
-    assert_eq!(bytes(Plan::default()) - bytes(Cpu::plan(Precision::Bf16)), saved);
-    assert_eq!(bytes(Plan::default()), bytes(Cpu::plan(Precision::Fp32)));
+    let saved = 2 * 256 * (c.layers * 5 * c.width + c.hidden + c.width);
+    let in_f32 = || Plan::default().making_again();
+    assert_eq!(bytes(in_f32()) - bytes(Cpu::plan(Precision::Bf16)), saved);
+    assert_eq!(bytes(in_f32()), bytes(Cpu::plan(Precision::Fp32)));
+    // one block's activation for all
+    assert_eq!(bytes(Plan::default()) - bytes(in_f32()), 4 * 256 * (c.layers - 1) * c.hidden);
 }
 
 /// Every op that reads a weight reads the numbers that it would find in f32; and a step rounds to nearest what it computes in f32.

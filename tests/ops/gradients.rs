@@ -67,7 +67,11 @@ fn of_activations() {
         let sums = b.filled(1, kind.inputs() * f, vec![1.0; kind.inputs() * f]);
         let dev = b.reference();
         let c = exact(&dev, dy);
-        activation::backward(&dev, kind, dx, Some(dy), x, Some(sums));
+        activation::forward(&dev, kind, y, x);
+        let once = exact(&dev, y);
+        dev.write(y, &vec![f32::NAN; n * f]);
+        activation::backward(&dev, kind, dx, Some(dy), x, Some(sums), Some(y));
+        assert_eq!(exact(&dev, y), once, "{kind:?}");
         for (i, sum) in exact(&dev, sums).iter().enumerate() {
             let column: f64 = exact(&dev, dx).iter().skip(i).step_by(kind.inputs() * f).sum();
             assert!((sum - 1.0 - column).abs() < 1e-12, "{kind:?}: {sum} for 1 + {column}");

@@ -76,7 +76,11 @@ fn of_mlps() {
             let apart = (kind == Activation::SwiGlu).then_some(dact);
             b.agree(&format!("{kind:?} {n} {c} {f}"), &outs, 2e-5, |dev| {
                 mlp::forward(dev, kind, act, inner, x, &w);
+                // it is made again by the CPU and the reference, to the last bit
+                let before = dev.read(act);
+                dev.write(act, &vec![f32::NAN; n * f]);
                 mlp::backward(dev, kind, dx, dinner, apart, &g, dy, x, act, inner, &w, into);
+                assert_eq!(dev.read(act), before, "{kind:?} {n} {c} {f}");
             });
         }
     }
@@ -107,17 +111,18 @@ fn of_activations() {
             let cols = kind.inputs() * f;
             // −12 … 12: far into both tails
             let x = b.filled(n, cols, (0..n * cols).map(|_| 12.0 * numbers.real()).collect());
-            let (y, dx, dy) = (b.output(n, f), b.output(n, cols), b.matrix(n, f));
+            let (y, again, dx, dy) = (b.output(n, f), b.output(n, f), b.output(n, cols), b.matrix(n, f));
             let (sums, held) = (b.filled(1, cols, vec![1.0; cols]), b.matrix(n, cols));
             let dy_apart = (kind.inputs() > 1).then_some(dy);
-            b.agree(&format!("{kind:?} {n} {f}"), &[y, dx, held], 2e-6, |dev| {
+            b.agree(&format!("{kind:?} {n} {f}"), &[y, again, dx, held], 2e-6, |dev| {
                 activation::forward(dev, kind, y, x);
-                activation::backward(dev, kind, dx, Some(dy), x, None);
-                activation::backward(dev, kind, held, dy_apart, x, Some(sums));
+                activation::backward(dev, kind, dx, Some(dy), x, None, None);
+                activation::backward(dev, kind, held, dy_apart, x, Some(sums), Some(again));
+                assert_eq!(dev.read(y), dev.read(again), "{kind:?} {n} {f}: the value that is made again");
             });
             // of numbers up to 12, which may cancel
             b.agree(&format!("{kind:?} {n} {f}: sums"), &[sums], 2e-5, |dev| {
-                activation::backward(dev, kind, held, dy_apart, x, Some(sums));
+                activation::backward(dev, kind, held, dy_apart, x, Some(sums), None);
             });
         }
     }

@@ -284,7 +284,7 @@ fn plain(n: usize, c: usize, all: &mut Vec<Case>) {
         let (x, y, dx, dy) = (b.matrix_of(n, cols, 12.0), b.output(n, c), b.output(n, cols), b.matrix(n, c));
         all.push(b.case(&format!("{kind:?} {size}"), &[y, dx], 2e-6, move |dev| {
             activation::forward(dev, kind, y, x);
-            activation::backward(dev, kind, dx, Some(dy), x, None);
+            activation::backward(dev, kind, dx, Some(dy), x, None, None);
         }));
     }
 
