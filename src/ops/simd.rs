@@ -271,6 +271,18 @@ pub fn fetch<T>(p: *const T) {
     let _ = p;
 }
 
+/// As [`fetch`], into the second-level cache: of what is needed a little later.
+#[inline(always)]
+pub fn fetch_soon<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// As [`fetch`], for a line that will be written.
 #[inline(always)]
 pub fn fetch_to_write<T>(p: *const T) {
