@@ -1,6 +1,6 @@
 //! What a model is asked on a GPU beside training: losses on held-out text, while it trains and by `eval`, and texts by `generate`.
 //! All are the CPU's.
-use crate::families::FAMILIES;
+use crate::families::families;
 use crate::place::{on_gpu, root};
 use crate::scene::{Precision, Run, golden, host, side, stubs};
 use llm_train::metrics::History;
@@ -54,7 +54,7 @@ fn held_out_losses_while_training_are_the_cpus() {
 fn eval_is_the_cpus() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("eval.json");
-    for family in FAMILIES {
+    for &family in families() {
         let golden = format!("tests/golden/{family}");
         // the last batch is not whole
         let eval =
@@ -92,7 +92,7 @@ fn generate_writes_what_the_cpu_writes() {
     let folder = tempfile::tempdir().unwrap();
     let (file, log, tokenizer) = (folder.path().join("text.json"), folder.path().join("log"), words(folder.path()));
     let text = || (json(&file)["text"].as_str().unwrap().to_string(), json(&file)["tokens"].as_u64().unwrap());
-    for family in FAMILIES {
+    for &family in families() {
         let write =
             format!("generate --model tests/golden/{family} --tokenizer {tokenizer} --json {} --max-tokens 45", file.display());
         for how in ["--temperature 0", "--seed 3", "--seed 4 --temperature 0.7 --top-k 20 --top-p 0.9"] {
@@ -120,7 +120,7 @@ fn generate_begins_in_bf16_as_the_cpu_does() {
     let folder = tempfile::tempdir().unwrap();
     let (file, tokenizer) = (folder.path().join("text.json"), words(folder.path()));
     let text = || json(&file)["text"].as_str().unwrap().to_string();
-    for family in FAMILIES {
+    for &family in families() {
         for prompt in ["w5", "w11 w400 w7 w8 w300", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16 w17 w18 w19"] {
             let write = format!(
                 "generate --model tests/golden/{family} --tokenizer {tokenizer} --json {} --max-tokens 3",

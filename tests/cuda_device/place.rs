@@ -14,7 +14,12 @@ pub fn on_gpu() -> bool {
 
 /// Whether a model of 124 million parameters is too much.
 pub fn small() -> bool {
-    !on_gpu() || std::env::var_os("GPU_CHECK_SMALL").is_some_and(|small| small == "1")
+    !on_gpu() || tried_out()
+}
+
+/// Whether a bundle is tried out on a stub: less is enough, for these tests run whole beside it.
+pub fn tried_out() -> bool {
+    std::env::var_os("GPU_CHECK_SMALL").is_some_and(|small| small == "1")
 }
 
 pub fn root() -> PathBuf {
