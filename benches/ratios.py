@@ -58,14 +58,14 @@ def bar(bars, precision):
 
 def measured(command, env=None, together=False, may_fail=False):
     """None where it fails and may. Else the program's stdout and the most memory it and its children had, in MiB: each process by itself, or, of ranks that share
-    memory, all together every five seconds, a page that several have counted once (PSS)."""
+    memory, all together every half second, a page that several have counted once (PSS)."""
     with tempfile.TemporaryFile("w+") as out:
         child, most, looked = subprocess.Popen(command, stdout=out, env={**os.environ, **(env or {})}), {}, 0.0
         while child.poll() is None:
             if not together:
                 for pid in family(child.pid):
                     most[pid] = max(most.get(pid, 0), kib(pid, "status", "VmHWM"))
-            elif time.monotonic() - looked >= 5.0:
+            elif time.monotonic() - looked >= 0.5:
                 looked = time.monotonic()
                 most[0] = max(most.get(0, 0), sum(kib(pid, "smaps_rollup", "Pss") for pid in family(child.pid)))
             time.sleep(0.1)
