@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
 out=runs/quickstart
-program=target/release/llm-train
+program=${CARGO_TARGET_DIR:-target}/release/llm-train
 
 say() { printf '\n== %s\n' "$*"; }
 

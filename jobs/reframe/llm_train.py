@@ -92,7 +92,7 @@ def can_verify():
 if can_verify():
     @rfm.simple_test
     class VerifyTest(LlmTrain):
-        """The loss curve of the corpus that ships, against the reference."""
+        """Every op and a loss curve, against loops in f64: `llm-train verify`."""
         tags = {'1node', 'verification'}
         ranks_per_node = 1
 

@@ -4,6 +4,7 @@ site_configuration = {
         {
             'name': 'here',
             'hostnames': ['.*'],
+            # 'modules_system': 'lmod',  # for LLM_TRAIN_MODULE
             'partitions': [
                 {
                     'name': 'cpu',

@@ -71,7 +71,8 @@ impl Output {
         let summary = Summary::of(&history);
         let peak = memory.peak();
         console.say(&format!("\n{}\n{}", memory::table(&rows, Some(peak)), summary.text()));
-        if let Some(file) = &run.log.json {
+        // a start that had nothing left to do leaves the figures of the one before
+        if let Some(file) = run.log.json.as_ref().filter(|file| summary.steps.is_some() || !file.exists()) {
             write_json(file, &summary.json())?;
         }
         console.say(&format!("metrics     {}", path.display()));

@@ -172,7 +172,7 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     let mut page = format!("{}\n{}\n", parameter_table(&model), memory::table(&rows, None));
     lines.iter().for_each(|(name, what)| page += &format!("{name:<26} {what}\n"));
     tell(page);
-    if let Some(file) = &run.log.json {
+    if let Some(file) = run.json_of_its_own() {
         let memory: serde_json::Map<_, _> = rows.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
         let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
         let all = json!({

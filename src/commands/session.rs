@@ -127,7 +127,7 @@ impl Session {
         introduce(run, launch, &console, &data, &model, seats, &rows, &products, from, steps);
 
         let dev = match &gpu {
-            None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision),
+            None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision).map_err(takes_less),
             Some(gpu) => gpu.open(run, launch, &plan, &model),
         };
         let mut dev = launch.agree(dev)?;
@@ -292,6 +292,13 @@ fn shared_memory(run: &Run, launch: &Launch, elements: usize) -> Option<Memory> 
         log::warn!("the ranks on {host} send each other messages, for they cannot read each other's memory: {why}");
     }
     front.ok()
+}
+
+/// Where a plan found no memory.
+fn takes_less(e: Error) -> Error {
+    Error::Failed(format!(
+        "{e}: a smaller --micro-batch takes less, or --recompute block; --micro-batch max is the largest that fits"
+    ))
 }
 
 /// First values for weights and moments: drawn, or read. One rank reads what all hold; moments that the ranks divide are read

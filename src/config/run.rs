@@ -286,6 +286,11 @@ impl Run {
         Ok(())
     }
 
+    /// Where a plan or a benchmark writes: not where a file says that a training run keeps its figures.
+    pub fn json_of_its_own(&self) -> Option<&PathBuf> {
+        self.log.json.as_ref().filter(|_| !self.settings.is_from_file("log.json"))
+    }
+
     /// What the run's numbers are made of, for who compares runs.
     pub fn numerics(&self) -> String {
         let sums = if self.system.reduce_bf16 { "bf16" } else { "f32" };

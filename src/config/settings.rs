@@ -144,6 +144,11 @@ impl Settings {
         self.places[place(path)].is_some()
     }
 
+    /// Whether a file gave it, which may be a training run's.
+    pub fn is_from_file(&self, path: &str) -> bool {
+        self.places[place(path)].as_ref().is_some_and(|s| matches!(s.origin, Origin::File(_)))
+    }
+
     /// Of those keys that were given by the strongest word, the names. Used where keys exclude each other.
     pub fn strongest<'a>(&self, paths: &[&'a str]) -> Vec<&'a str> {
         let strength = |p: &str| self.places[place(p)].as_ref().map(|s| s.origin.strength());

@@ -147,7 +147,7 @@ impl Tokens {
         let bad = tokens.iter().position(|&t| t as usize >= vocab).expect("the maximum is one");
         let offset = self.start + (at + bad) * self.width.bytes();
         bad_input!(
-            "{}: expected tokens below the vocabulary of {vocab}, found {} at byte {offset} (token {})",
+            "{}: expected tokens below the vocabulary of {vocab} (--vocab), found {} at byte {offset} (token {})",
             self.path().display(),
             tokens[bad],
             at + bad

@@ -26,7 +26,7 @@ impl Memory {
             libc::mmap(std::ptr::null_mut(), bytes, read_write, private, -1, 0)
         };
         if base == libc::MAP_FAILED {
-            failed!("the system refused {bytes} bytes of memory for the plan");
+            failed!("the system has not the {bytes} bytes of memory that the plan needs");
         }
         let base = base.cast::<u8>();
         let memory = Memory { base, bytes, _owner: Box::new(Mapping { base, bytes }) };

@@ -85,6 +85,25 @@ fn a_run_for_machines_and_for_people() {
     assert!(page.out.contains("tokens/sec/gpu") && left.0.join("report.svg").is_file(), "{page}");
 }
 
+/// Neither the plan of the next job, nor a job that finds all done, as in a chain; a plan that is told so on its line writes.
+#[test]
+fn a_runs_figures_are_nobody_elses_to_write() {
+    let scene = Scene::new();
+    let (file, config) = (scene.path("figures.json"), scene.path("run.toml"));
+    std::fs::write(&config, format!("[log]\njson = \"{file}\"\n")).unwrap();
+    let read = || std::fs::read_to_string(&file).unwrap();
+    let options = format!("{} --config {config} --steps 3", scene.options("run"));
+    alone(&options).done();
+    let figures = read();
+    assert!(figures.contains("tokens_per_second"), "{figures}");
+    alone(&format!("plan {options}")).done();
+    assert_eq!(read(), figures, "a plan by the run's file");
+    assert!(alone(&options).done().out.contains("nothing left to do"));
+    assert_eq!(read(), figures, "a start that ran no step");
+    alone(&format!("plan {options} --json {file}")).done();
+    assert!(read().contains("memory_bytes_per_rank"));
+}
+
 #[test]
 fn a_plan_is_what_the_run_then_says() {
     let scene = Scene::new();

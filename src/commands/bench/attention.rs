@@ -31,7 +31,7 @@ pub struct AttentionArgs {
 }
 
 pub fn run(run: &Run, args: &AttentionArgs) -> Result<()> {
-    check_json(run.log.json.as_ref())?;
+    check_json(run.json_of_its_own())?;
     run.clone().validate_for(1)?;
     run.validate_on_cpu()?;
     let (precision, threads) = (run.system.precision, run.system.threads.unwrap_or_else(usable_cores));
@@ -66,7 +66,7 @@ pub fn run(run: &Run, args: &AttentionArgs) -> Result<()> {
     tell(page);
     let mut all = machine(run, 1, threads);
     all["attention"] = json!(rows);
-    run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &all))
+    run.json_of_its_own().map_or(Ok(()), |file| write_json(file, &all))
 }
 
 /// What the op noted of each pass.

@@ -86,5 +86,5 @@ pub fn run(run: &mut Run, args: &CheckpointArgs, launch: &Launch) -> Result<()> 
         all[key] = json!({ "bytes_per_second": rates.json() });
     }
     tell(page);
-    run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &all))
+    run.json_of_its_own().map_or(Ok(()), |file| write_json(file, &all))
 }

@@ -30,7 +30,7 @@ const PARTS: u64 = 20;
 
 pub fn run(run: &mut Run, args: &DataArgs, launch: &Launch) -> Result<()> {
     launch.agree(run.validate_for(launch.size()))?;
-    launch.agree(if launch.leads() { check_json(run.log.json.as_ref()) } else { Ok(()) })?;
+    launch.agree(if launch.leads() { check_json(run.json_of_its_own()) } else { Ok(()) })?;
     let Source::Corpora(corpora) = &run.data.source else {
         bad_input!("bench data: expected --data FILE, a corpus to read, found made-up tokens");
     };
@@ -77,7 +77,7 @@ pub fn run(run: &mut Run, args: &DataArgs, launch: &Launch) -> Result<()> {
         return Ok(());
     }
     tell(page);
-    run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &all))
+    run.json_of_its_own().map_or(Ok(()), |file| write_json(file, &all))
 }
 
 /// Seconds that this rank needs for so many batches from the `first` on.

@@ -30,7 +30,7 @@ const SECONDS: f64 = 1.0;
 const LEAST: usize = 5;
 
 pub fn run(run: &Run) -> Result<()> {
-    check_json(run.log.json.as_ref())?;
+    check_json(run.json_of_its_own())?;
     let mut run = run.clone();
     run.validate_for(1)?;
     let (precision, threads) = (run.system.precision, run.system.threads.unwrap_or_else(usable_cores));
@@ -94,7 +94,7 @@ pub fn run(run: &Run) -> Result<()> {
     all["device"] = json!(device);
     all["best_gflops"] = json!(best);
     all["products"] = json!(rows);
-    run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &all))
+    run.json_of_its_own().map_or(Ok(()), |file| write_json(file, &all))
 }
 
 /// GFLOP/s of the forward, and of the backward.

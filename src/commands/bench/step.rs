@@ -171,7 +171,7 @@ fn report(
     }
     json["predictions"] = json!(predictions);
     tell(page);
-    run.log.json.as_ref().map_or(Ok(()), |file| write_json(file, &json))
+    run.json_of_its_own().map_or(Ok(()), |file| write_json(file, &json))
 }
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {
