@@ -259,40 +259,36 @@ wide! {
     }
 }
 
+/// A prefetch with this hint, where the processor has them.
+macro_rules! ask {
+    ($p:expr, $hint:ident) => {{
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch of any address changes no content and never faults.
+        unsafe {
+            use std::arch::x86_64 as x86;
+            x86::_mm_prefetch::<{ x86::$hint }>($p.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = $p;
+    }};
+}
+
 /// Asks for the cache line at `p`, wherever that points: a hint, which reads nothing.
 #[inline(always)]
 pub fn fetch<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch of any address changes no content and never faults.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
+    ask!(p, _MM_HINT_T0)
 }
 
 /// As [`fetch`], into the second-level cache: of what is needed a little later.
 #[inline(always)]
 pub fn fetch_soon<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
+    ask!(p, _MM_HINT_T1)
 }
 
 /// As [`fetch`], for a line that will be written.
 #[inline(always)]
 pub fn fetch_to_write<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
+    ask!(p, _MM_HINT_ET0)
 }
 
 wide! {
