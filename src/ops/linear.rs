@@ -35,7 +35,7 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
                         add_to(y, &residual[row * o + col..][..y.len()]);
                     }
                 };
-                gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish);
+                gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish, &mut []);
             });
         }),
         Device::Cuda(d) => {

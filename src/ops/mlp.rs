@@ -126,7 +126,7 @@ fn forward_on_cpu(
                 // SAFETY: each part of a row is seen once, by one task.
                 unsafe { act.fill(row * f + col, sum.len(), |at, act| activation::value(kind, act, &sum[at..][..act.len()])) };
             };
-            gemm::finished(d.precision, Layout::NT, [n, f, c], Into::Overwrite, (inner, f), (x, c), (w, c), finish);
+            gemm::finished(d.precision, Layout::NT, [n, f, c], Into::Overwrite, (inner, f), (x, c), (w, c), finish, &mut []);
         });
     });
     true
@@ -165,7 +165,7 @@ fn backward_on_cpu(
                 unsafe { act.fill(at, len, slope) };
             };
             let size = [n, f, c];
-            gemm::summed(d.precision, Layout::NN, size, Into::Overwrite, (dinner, f), (dy, c), (w, f), finish, db.f32());
+            gemm::finished(d.precision, Layout::NN, size, Into::Overwrite, (dinner, f), (dy, c), (w, f), finish, db.f32());
         });
     }
     linear::parameters(dev, d, g.down, g.down_bias, dy, act, into);

@@ -120,13 +120,24 @@ fn products_of_few_rows_agree_with_f64() {
                     (a, k + 3),
                     (b, k + 1),
                     twice,
+                    &mut [],
                 );
             }
             assert!(c.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{m} {n} {k} {precision:?}");
             if into == Into::Overwrite {
                 let mut half = vec![bf16::NAN; c.len()];
                 let to = (ValuesMut::Bf16(&mut half), n + 2);
-                gemm::finished(precision, Layout::NT, [m, n, k], into, to, (sources[0], k + 3), (sources[1], k + 1), twice);
+                gemm::finished(
+                    precision,
+                    Layout::NT,
+                    [m, n, k],
+                    into,
+                    to,
+                    (sources[0], k + 3),
+                    (sources[1], k + 1),
+                    twice,
+                    &mut [],
+                );
                 let same = c.iter().zip(&half).all(|(c, half)| c.is_nan() && half.is_nan() || bf16::from_f32(*c) == *half);
                 assert!(same, "{m} {n} {k} {precision:?}: in bf16");
             }

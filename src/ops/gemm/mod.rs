@@ -89,26 +89,12 @@ impl<'a> Source<'a> {
 
 /// c = a·b or c += a·b, on all threads at hand; inside a task, on this one.
 pub fn product(precision: Precision, layout: Layout, size: [usize; 3], into: Into, c: Write, a: Read, b: Read) {
-    summed(precision, layout, size, into, c, a, b, |_, _, _| (), &mut []);
+    finished(precision, layout, size, into, c, a, b, |_, _, _| (), &mut []);
 }
 
 /// As [`product`]; when a part of a row of c is complete, `finish(row, first column, part)` may change it, while it is in
-/// cache: for what follows the product, such as a bias.
+/// cache: for what follows the product, such as a bias. Then sums += Σ_rows c, before c is rounded; no `sums`, none are made. Not for NT.
 pub fn finished(
-    precision: Precision,
-    layout: Layout,
-    size: [usize; 3],
-    into: Into,
-    c: Write,
-    a: Read,
-    b: Read,
-    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
-) {
-    summed(precision, layout, size, into, c, a, b, finish, &mut []);
-}
-
-/// As [`finished`]; sums += Σ_rows c, as `finish` leaves it, before it is rounded. Without `sums` none are made; not for NT.
-pub fn summed(
     precision: Precision,
     layout: Layout,
     size: [usize; 3],
@@ -127,7 +113,7 @@ pub fn summed(
     with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish, sums);
 }
 
-/// As [`summed`], by a certain kernel.
+/// As [`finished`], by a certain kernel.
 pub fn with(
     kernel: &Kernel,
     precision: Precision,
