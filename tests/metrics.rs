@@ -151,6 +151,34 @@ fn a_resume_cuts_and_appends() {
 }
 
 #[test]
+fn a_start_that_found_all_done_hides_no_figures() {
+    let (_dir, path) = folder();
+    run(&path, 35);
+    let before = Summary::read(&path).unwrap();
+    assert!(before.steps.is_some());
+    open(&path, Some(35)).close().unwrap();
+    assert_eq!(History::read(&path).unwrap().starts.len(), 2);
+    assert_eq!(Summary::read(&path).unwrap(), before);
+}
+
+/// Another start may evaluate on other tokens: what was measured before keeps its own bytes.
+#[test]
+fn an_evaluation_keeps_its_bytes_per_token() {
+    let (_dir, path) = folder();
+    run(&path, 25);
+    let bits = |set: usize| Summary::read(&path).unwrap().evals[set].bits_per_byte.unwrap();
+    let expected = |step: u64, bytes: f64| (record(step).loss + 0.1) / std::f64::consts::LN_2 / bytes;
+    assert_eq!(bits(0), expected(20, 3.5));
+    let other = [EvalSet { name: "held-out".into(), bytes_per_token: Some(7.0) }];
+    let mut file = MetricsFile::open(&path, &start(), &ranks(), &other, Some(25)).unwrap();
+    file.flush().unwrap();
+    assert_eq!(bits(0), expected(20, 3.5), "an evaluation of the start before");
+    write(&mut file, 26..31);
+    file.close().unwrap();
+    assert_eq!(bits(0), expected(30, 7.0));
+}
+
+#[test]
 fn a_second_evaluation_at_a_step_replaces_the_first() {
     let (_dir, path) = folder();
     run(&path, 10);

@@ -71,8 +71,7 @@ impl Output {
         let summary = Summary::of(&history);
         let peak = memory.peak();
         console.say(&format!("\n{}\n{}", memory::table(&rows, Some(peak)), summary.text()));
-        // a start that had nothing left to do leaves the figures of the one before
-        if let Some(file) = run.log.json.as_ref().filter(|file| summary.steps.is_some() || !file.exists()) {
+        if let Some(file) = &run.log.json {
             write_json(file, &summary.json())?;
         }
         console.say(&format!("metrics     {}", path.display()));

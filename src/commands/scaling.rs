@@ -106,7 +106,7 @@ fn of_history(run: String, path: &Path) -> Result<Measured> {
     let counted = &rows[warm_up(rows.len())..];
     let mean = |get: fn(&metrics::StepRecord) -> f64| Stats::of(counted.iter().map(get)).map(|s| s.mean);
     let (Some(start), Some(rate), Some(step), Some(exposed)) =
-        (history.starts.last(), mean(|s| s.tokens_per_second), mean(|s| s.step_time), mean(|s| s.comm_exposed_time))
+        (history.latest_start(), mean(|s| s.tokens_per_second), mean(|s| s.step_time), mean(|s| s.comm_exposed_time))
     else {
         bad_input!("{name}: expected a run with steps, found none");
     };

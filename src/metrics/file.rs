@@ -25,11 +25,18 @@ const FORMAT_VERSION: i64 = 1;
 /// Rows reach the file at most this long after their step: cheap beside steps of milliseconds, prompt for a person.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
+/// An open table of evaluations.
+struct Evaluated {
+    set: EvalSet,
+    table: Table<EvalPoint>,
+    last: Option<u64>,
+}
+
 /// The metrics file of a running program. Dropping it closes it; [`MetricsFile::close`] also tells whether that worked.
 pub struct MetricsFile {
     path: PathBuf,
     steps: Table<StepRecord>,
-    evaluations: Vec<(String, Table<EvalPoint>, Option<EvalPoint>)>,
+    evaluations: Vec<Evaluated>,
     events: Table<Event>,
     starts: Table<Start>,
     /// Rows that are not in the file yet.
@@ -118,7 +125,7 @@ impl MetricsFile {
             let bytes = e.set.bytes_per_token.unwrap_or(f64::NAN);
             group.new_attr::<f64>().shape(()).create("bytes_per_token")?.write_scalar(&bytes)?;
             group.new_attr::<i64>().shape(()).create("order")?.write_scalar(&(order as i64))?;
-            evaluations.push((name.clone(), table, e.points.last().copied()));
+            evaluations.push(Evaluated { set: e.set.clone(), table, last: e.points.last().map(|p| p.step) });
         }
         let mut events = Table::create(&file, "events", "what happened besides steps and evaluations", EVENT, 16)?;
         events.append(&history.events)?;
@@ -146,15 +153,11 @@ impl MetricsFile {
     /// Adds an evaluation of the set `name`, one of those given to [`MetricsFile::open`]. A second one at the same step
     /// replaces the first.
     pub fn eval(&mut self, name: &str, step: u64, loss: f64) -> Result<()> {
-        let (_, table, last) = self
-            .evaluations
-            .iter_mut()
-            .find(|(n, ..)| *n == group_name(name))
-            .unwrap_or_else(|| panic!("no evaluation set {name}"));
-        let again = last.is_some_and(|p| p.step == step) as usize;
-        let point = EvalPoint { step, loss };
-        let written = table.write(table.rows() - again, &[point]);
-        *last = Some(point);
+        let found = self.evaluations.iter_mut().find(|e| e.set.name == group_name(name));
+        let Evaluated { set, table, last } = found.unwrap_or_else(|| panic!("no evaluation set {name}"));
+        let again = usize::from(*last == Some(step));
+        let written = table.write(table.rows() - again, &[EvalPoint { step, loss, bytes_per_token: set.bytes_per_token }]);
+        *last = Some(step);
         self.check(written)?;
         self.flush()
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 pub struct EvalSet {
     /// Its group's name under `/eval`.
     pub name: String,
-    /// Mean bytes of text behind a token, where tokenizer or corpus tell: bits per byte = loss / ln 2 / this.
+    /// Mean bytes of text behind a token of the latest start's evaluations, where tokenizer or corpus tell.
     pub bytes_per_token: Option<f64>,
 }
 
@@ -47,8 +47,10 @@ impl History {
                 let group = file.group(&format!("eval/{name}"))?;
                 let bytes: f64 = group.attr("bytes_per_token")?.read_scalar()?;
                 let set = EvalSet { name, bytes_per_token: (!bytes.is_nan()).then_some(bytes) };
-                evaluations
-                    .push((group.attr("order")?.read_scalar::<i64>()?, Evaluation { set, points: table::read(&group, EVAL)? }));
+                let mut points: Vec<EvalPoint> = table::read(&group, EVAL)?;
+                // files of before had one figure for all
+                points.iter_mut().for_each(|p| p.bytes_per_token = p.bytes_per_token.or(set.bytes_per_token));
+                evaluations.push((group.attr("order")?.read_scalar::<i64>()?, Evaluation { set, points }));
             }
             evaluations.sort_by_key(|(order, _)| *order);
             Ok(History {
@@ -68,9 +70,15 @@ impl History {
         self.evaluations.iter_mut().for_each(|e| e.points.retain(|p| p.step <= step));
     }
 
-    /// The steps that the latest start ran itself.
+    /// The latest start that ran a step: one after it may have found all done. Before any step, the latest.
+    pub fn latest_start(&self) -> Option<&Start> {
+        let last = self.steps.last().map_or(0, |r| r.step);
+        self.starts.iter().rev().find(|s| s.resumed_step < last).or(self.starts.last())
+    }
+
+    /// The steps that it ran itself.
     pub fn latest_steps(&self) -> &[StepRecord] {
-        let resumed = self.starts.last().map_or(0, |s| s.resumed_step);
+        let resumed = self.latest_start().map_or(0, |s| s.resumed_step);
         &self.steps[self.steps.partition_point(|r| r.step <= resumed)..]
     }
 

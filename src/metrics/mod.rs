@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /train/{step,tokens,loss,lr,grad_norm,step_time,…}   a row a step            (StepRecord)
-//! /eval/<name>/{step,loss}                             a row an evaluation     (EvalPoint)
+//! /eval/<name>/{step,loss,bytes_per_token}             a row an evaluation     (EvalPoint)
 //! /starts/{time,steps,configuration,revision,…,first_step}   a row a program start   (Start)
 //! /ranks/{rank,host,device,cores,threads}              a row a rank of the latest start
 //! /events/{time,step,text}                             what happened besides

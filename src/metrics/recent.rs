@@ -27,7 +27,7 @@ impl Recent {
     /// `None` before the first step.
     pub fn of(history: &History) -> Option<Recent> {
         let of = history.starts.last().map(|s| s.steps).filter(|n| *n > 0);
-        let rows = if history.latest_steps().is_empty() { &history.steps } else { history.latest_steps() };
+        let rows = history.latest_steps();
         let rows = &rows[rows.len().saturating_sub(RECENT)..];
         let last = *rows.last()?;
         let n = rows.len();

@@ -174,6 +174,8 @@ pub struct EvalPoint {
     pub step: u64,
     /// Mean over the evaluated targets, in nats per token.
     pub loss: f64,
+    /// Mean bytes of text behind the tokens that were evaluated, where they are known: bits per byte = loss / ln 2 / this.
+    pub bytes_per_token: Option<f64>,
 }
 
 /// `/eval/<name>`.
@@ -189,6 +191,12 @@ pub(super) const EVAL: &[Column<EvalPoint>] = &[
         units: "nat/token",
         long_name: "held-out loss: cross entropy, mean over all evaluated targets, with the weights after that step's update",
         value: Real(|r| r.loss, |r, v| r.loss = v),
+    },
+    Column {
+        name: "bytes_per_token",
+        units: "byte/token",
+        long_name: "mean bytes of text behind the tokens of this evaluation: bits per byte = loss / ln 2 / this; NaN where it is not known",
+        value: Real(|r| r.bytes_per_token.unwrap_or(f64::NAN), |r, v| r.bytes_per_token = known(v)),
     },
 ];
 

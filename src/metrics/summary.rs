@@ -1,4 +1,4 @@
-//! The figures of merit of a run's latest start, as a block of lines for people and benchmark suites, and as JSON.
+//! The figures of merit of a run's latest start that ran a step, as a block of lines for people and benchmark suites, and as JSON.
 //! Computed from the rows of `metrics.h5` and nothing else.
 //!
 //! ```text
@@ -89,11 +89,11 @@ impl Summary {
         };
         let latest = |e: &super::Evaluation| {
             let point = e.points.last()?;
-            let bits_per_byte = e.set.bytes_per_token.map(|bytes| bits_per_byte(point.loss, bytes));
+            let bits_per_byte = point.bytes_per_token.map(|bytes| bits_per_byte(point.loss, bytes));
             Some(EvalResult { name: e.set.name.clone(), step: point.step, loss: point.loss, bits_per_byte })
         };
         Summary {
-            start: history.starts.last().cloned().unwrap_or_default(),
+            start: history.latest_start().cloned().unwrap_or_default(),
             steps: counted.first().zip(counted.last()).map(|(a, b)| (a.step, b.step)),
             warm_up_steps,
             tokens_per_second: stats(|r| r.tokens_per_second),
@@ -138,7 +138,7 @@ impl Summary {
                 count(ranks, "rank"),
                 self.warm_up_steps,
             ),
-            None => "figures of merit: this start ran no step\n".to_string(),
+            None => "figures of merit: no step has been run\n".to_string(),
         };
         let spread = |out: &mut String, key: &str, stats: Option<Stats>, note: &str| {
             if let Some(s) = stats {
