@@ -61,6 +61,7 @@ prefix=$(cd "$prefix" && pwd)
 [ -z "$archive" ] || archive=$(cd "$(dirname "$archive")" && pwd)/$(basename "$archive")
 
 cd "$(dirname "$0")/.."
+umask 022 # what is installed is for everyone on the machine
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 
