@@ -80,7 +80,8 @@ AuthInfo=socket=$here/munge,cred_expire=10
 CryptoType=crypto/munge
 MpiDefault=pmix
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+# Binds nothing, for the nodes' cores are made up. (task/none is the same plugin, but srun complains of it at each --cpu-bind.)
+TaskPlugin=none
 TaskProlog=$here/prolog
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core

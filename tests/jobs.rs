@@ -65,6 +65,32 @@ fn an_array_is_a_chain() {
     }
 }
 
+/// `sbatch job.sbatch --nodes=2`: Slurm gives the option to the script.
+#[test]
+fn options_of_sbatch_after_the_script_are_refused() {
+    for site in SITES {
+        let dir = tempfile::tempdir().unwrap();
+        let srun = dir.path().join("srun");
+        let program = env!("CARGO_BIN_EXE_llm-train");
+        std::fs::write(
+            &srun,
+            format!("#!/bin/sh\nwhile [ \"$1\" != llm-train ]; do shift; done\nshift\nexec {program} \"$@\"\n"),
+        )
+        .unwrap();
+        std::fs::set_permissions(&srun, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new("bash");
+        command.arg(file(site, "job.sbatch")).arg("--nodes=2").env("SLURM_SUBMIT_DIR", dir.path()).env("SLURM_JOB_ID", "41");
+        command.env("PATH", format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap()));
+        let out = command.env_remove("SLURM_PROCID").output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{site}: {said}");
+        let words = ["llm-train: unknown argument --nodes", "options of sbatch stand before the script's name"];
+        assert!(words.iter().all(|words| said.contains(words)), "{site}: {said}");
+        let script = std::fs::read_to_string(file(site, "job.sbatch")).unwrap();
+        assert!(script.replace("\n# ", " ").contains("Options of sbatch stand before it"), "{site}");
+    }
+}
+
 /// Where the environment asks Cray MPICH for its GPU library, a program without it would end in MPI_Init.
 #[test]
 fn cray_mpich_carries_the_memory_of_hosts_alone() {
@@ -117,14 +143,30 @@ fn plan_accepts_every_configuration() {
     }
 }
 
+/// Python looks for modules beside the script first: one of the name of its library's would be taken in its place.
+#[test]
+fn no_module_hides_one_of_python() {
+    let check =
+        "import importlib.util as i, pathlib; print(*[f for f in pathlib.Path('jobs').glob('**/*.py') if i.find_spec(f.stem)])";
+    // -I -S: of its library, and of nothing else.
+    let mut python = Command::new("python3");
+    match python.args(["-I", "-S", "-c", check]).current_dir(env!("CARGO_MANIFEST_DIR")).output() {
+        Ok(out) => assert!(out.status.success() && out.stdout == b"\n", "{out:?}"),
+        Err(_) => skip("python3"),
+    }
+}
+
+fn skip(what: &str) {
+    assert!(std::env::var_os("LLM_TRAIN_NO_SKIPS").is_none(), "{what} is missing, and LLM_TRAIN_NO_SKIPS is set");
+    eprintln!("SKIPPED: {what} is missing here");
+}
+
 #[test]
 fn shellcheck_has_nothing_to_say() {
-    let scripts = SITES.map(|site| file(site, "job.sbatch"));
-    match Command::new("shellcheck").args(scripts).output() {
+    let sites = SITES.map(|site| file(site, "job.sbatch"));
+    let study = ["study.sh", "study.sbatch"].map(|name| file("scaling", name));
+    match Command::new("shellcheck").args(sites.iter().chain(&study)).output() {
         Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout)),
-        Err(_) => {
-            assert!(std::env::var_os("LLM_TRAIN_NO_SKIPS").is_none(), "shellcheck is missing, and LLM_TRAIN_NO_SKIPS is set");
-            eprintln!("SKIPPED: shellcheck is missing here");
-        }
+        Err(_) => skip("shellcheck"),
     }
 }

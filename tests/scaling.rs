@@ -37,6 +37,15 @@ fn the_study_runs_under_mpirun_and_makes_a_table() {
     let rate = |n: u32| json(n)["tokens_per_second"]["mean"].as_f64().unwrap();
     assert_eq!((number(1, "global_batch"), number(2, "global_batch")), (4.0, 8.0));
     assert_eq!((number(1, "tokens_per_second"), number(2, "tokens_per_second")), (rate(1), rate(2)));
+    for row in [1, 2] {
+        let spread = &json(row as u32)["tokens_per_second"];
+        let end = |at: usize| spread["interval95"][at].as_f64().unwrap();
+        assert_eq!((number(row, "tokens_per_second_n"), number(row, "tokens_per_second_ci95_low")), (4.0, end(0)));
+        assert_eq!(number(row, "tokens_per_second_stddev"), spread["stddev"].as_f64().unwrap());
+        assert_eq!(number(row, "tokens_per_second_ci95_high"), end(1));
+        assert_eq!((number(row, "seq_len"), number(row, "threads_per_rank")), (32.0, 1.0));
+        assert!(csv.contains(",\"nano\",32,fp32,1,"), "{csv}");
+    }
     assert_eq!((number(1, "efficiency"), number(1, "speed_up")), (1.0, 1.0));
     assert!((number(2, "speed_up") - rate(2) / rate(1)).abs() < 1e-12);
     assert!((number(2, "efficiency") - rate(2) / rate(1) / 2.0).abs() < 1e-12);
@@ -44,6 +53,64 @@ fn the_study_runs_under_mpirun_and_makes_a_table() {
     assert!(number(2, "exposed_communication") > 0.0);
     let svg = std::fs::read_to_string(out.join("scaling.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("Efficiency") && svg.contains("in proportion"));
+
+    // The same again, had its ranks had two threads each.
+    assert_eq!(json(2)["device"], "cpu");
+    let mut other = json(2);
+    other["threads"] = 2.into();
+    let file = |n: u32| out.join(format!("devices-{n}.json"));
+    std::fs::write(file(2), other.to_string()).unwrap();
+    let warned = alone(&format!("report --scaling {} {}", file(1).display(), file(2).display())).done();
+    assert!(warned.err.contains("not comparable") && warned.err.contains("1 in devices-1, 2 in devices-2"), "{warned}");
+    assert!(!ended.err.contains("not comparable"), "{ended}");
+}
+
+/// A launcher that cannot start the second rung, and a program that refuses it: in a folder of an earlier study.
+#[test]
+fn a_rung_that_fails_is_named_and_leaves_no_result() {
+    let study = |failing: &str, options: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        for old in ["devices-2.json", "devices-2.txt", "scaling.csv"] {
+            std::fs::write(dir.path().join(old), "of an earlier study").unwrap();
+        }
+        let launch = dir.path().join("launch");
+        std::fs::write(&launch, format!("[ $1 = 1 ] || {failing}\nshift\nexec \"$@\"\n")).unwrap();
+        let mut command = Command::new(jobs().join("study.sh"));
+        command.arg(dir.path()).args(["1", "2", "--"]).args(TINY.split_whitespace()).args(options);
+        let mut job = Job::new(command);
+        job.0.env("LLM_TRAIN", PROGRAM).env("LAUNCH", format!("sh {}", launch.display()));
+        job.0.env_remove("SCALING").env_remove("CONFIG").env_remove("PRICE");
+        let ended = job.run();
+        let mut left: Vec<String> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.retain(|name| name != "launch");
+        left.sort();
+        (ended, left)
+    };
+    let (ended, left) = study("{ echo no node left; exit 7; }", &[]);
+    let ended = ended.with_code(7);
+    assert!(ended.err.contains("the rung devices-2 failed with exit code 7"), "{ended}");
+    assert!(ended.err.contains("no node left"), "{ended}");
+    assert_eq!(left, ["devices-1.json", "devices-1.txt", "failed-2.txt"]);
+
+    let (ended, left) = study("true", &["--lr", "fast"]);
+    let ended = ended.with_code(2);
+    assert!(ended.err.contains("the rung devices-1 failed"), "{ended}");
+    ended.sentence(&["optim.lr", "fast"]);
+    assert_eq!(left, ["failed-1.txt"]);
+}
+
+/// `sbatch study.sbatch --nodes=2`: Slurm gives the option to the script, and it is no number of ranks.
+#[test]
+fn options_of_sbatch_after_the_script_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = Job::new(Command::new("bash"));
+    std::fs::copy(jobs().join("study.sh"), dir.path().join("study.sh")).unwrap();
+    job.0.arg(jobs().join("study.sbatch")).arg("--nodes=2").env("SLURM_SUBMIT_DIR", dir.path());
+    job.0.env("SLURM_JOB_ID", "41").env("SLURM_NTASKS", "2").env("LLM_TRAIN", PROGRAM).env_remove("RANKS");
+    let ended = job.run().with_code(2);
+    assert!(ended.err.contains("found --nodes=2 (options of sbatch stand before the script's name)"), "{ended}");
+    assert!(!dir.path().join("scaling-41").exists(), "{ended}");
 }
 
 /// The `study` block of docs/scaling.md, typed as it stands where a copy of `jobs` lies; only the model is smaller.
@@ -89,7 +156,11 @@ fn folders_of_runs_make_a_table_too() {
     let ended = alone(&format!("report --scaling {} {} --csv {}", path("two"), path("one"), path("t.csv"))).done();
     assert!(ended.out.contains("strong scaling: nano, T=32, fp32"), "{ended}");
     let csv = std::fs::read_to_string(path("t.csv")).unwrap();
-    assert!(csv.lines().nth(1).unwrap().starts_with("\"one\",strong,1,4,"), "{csv}");
+    assert!(csv.lines().nth(1).unwrap().starts_with("\"one\",strong,\"nano\",32,fp32,1,1,4,"), "{csv}");
+    let figures: Vec<&str> = csv.lines().nth(2).unwrap().split(',').collect();
+    let [mean, n, _, low, high] = figures[8..13].try_into().unwrap();
+    let [mean, low, high] = [mean, low, high].map(|x: &str| x.parse::<f64>().unwrap());
+    assert!(n == "3" && low < mean && mean < high, "{csv}");
 
     let refused = |arguments: &str, words: &[&str]| {
         alone(arguments).run().with_code(2).sentence(words);

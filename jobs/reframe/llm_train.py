@@ -1,6 +1,6 @@
 """llm-train in a centre's regression suite (ReFrame 4): the speed of a training step, by scale, and the verification.
 
-    reframe -C site.py -c llm_train.py -r -t 1node
+    reframe -C settings.py -c llm_train.py -r -t 1node
 
 `llm-train` is found in the PATH, after `module load llm-train` where LLM_TRAIN_MODULE names the module. On systems other
 than those of `reference` the figures are reported and held against nothing: add a line for yours once it was measured.

@@ -21,10 +21,18 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do
 done
 [ $# -gt 0 ] && shift
 [ ${#ranks[@]} -gt 0 ] || { echo "study.sh: expected numbers of ranks, found none" >&2; exit 2; }
+for n in "${ranks[@]}"; do
+    [[ "$n" =~ ^[1-9][0-9]*$ ]] && continue
+    echo "study.sh: expected numbers of ranks, then -- and options, found $n (options of sbatch stand before the script's name)" >&2
+    exit 2
+done
 
 program="${LLM_TRAIN:-llm-train}"
 scaling="${SCALING:-weak}"
 mkdir -p "$out"
+# Of an earlier study: where this one fails nothing is to look like its result.
+rm -f "$out"/scaling.{csv,svg,txt}
+for n in "${ranks[@]}"; do rm -f "$out/devices-$n".* "$out/failed-$n.txt"; done
 
 start() { # N command…
     local n="$1"
@@ -44,9 +52,17 @@ start() { # N command…
 
 files=()
 for n in "${ranks[@]}"; do
-    file="$out/devices-$n.json"
-    start "$n" "$program" bench step --config "${CONFIG:-$here/run.toml}" --scaling "$scaling" --json "$file" "$@" |
-        tee "$out/devices-$n.txt"
+    file="$out/devices-$n.json" log="$out/failed-$n.txt" status=0
+    start "$n" "$program" bench step --config "${CONFIG:-$here/run.toml}" --scaling "$scaling" --json "$file" "$@" 2>&1 |
+        tee "$log" || status=$?
+    if [ "$status" -ne 0 ]; then
+        rm -f "$file"
+        echo "study.sh: the rung devices-$n failed with exit code $status; all that it said is in $log:" >&2
+        # Launchers have many last words: rather the program's own sentence, where there is one.
+        grep '^llm-train: ' "$log" >&2 || tail -n 5 "$log" >&2
+        exit "$status"
+    fi
+    mv "$log" "$out/devices-$n.txt"
     files+=("$file")
 done
 price=()

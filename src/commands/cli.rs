@@ -11,6 +11,7 @@ use crate::commands::pages::{CubinsArgs, PagesArgs};
 use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs, verify::VerifyArgs, version};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
+use crate::launch::slurm;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Command, FromArgMatches};
 use std::ffi::OsString;
@@ -259,7 +260,11 @@ fn sentence(e: &clap::Error) -> String {
         [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue].into_iter().find_map(context);
     let hint = hint.map_or("; --help lists what there is".to_string(), |h| format!("; did you mean {h}?"));
     match e.kind() {
-        ErrorKind::UnknownArgument => format!("unknown argument {argument}{hint}"),
+        ErrorKind::UnknownArgument => {
+            // What follows a script's name Slurm hands to the script, and the scripts of jobs/ to the program.
+            let of_sbatch = if slurm::job().is_some() { " (options of sbatch stand before the script's name)" } else { "" };
+            format!("unknown argument {argument}{hint}{of_sbatch}")
+        }
         ErrorKind::InvalidSubcommand => {
             format!("unknown command {}{hint}", context(ContextKind::InvalidSubcommand).unwrap_or_default())
         }

@@ -1,7 +1,7 @@
 //! `llm-train report --scaling RUN…`: several runs of one study side by side: what more devices bring.
 //!
 //! ```text
-//! R(n)            tokens/s on n devices, mean over the steps that count       n₀: the fewest
+//! R(n)            tokens/s on n devices, mean over the steps that count, and its 95 % interval      n₀: the fewest
 //! speed-up        R(n) / R(n₀)
 //! efficiency      (R(n) / n) / (R(n₀) / n₀)      weak: time(n₀) / time(n);  strong: n₀ time(n₀) / (n time(n)). The same ratio
 //! exposed         waiting for other ranks and nothing else, part of the step's time, rank 0
@@ -23,16 +23,29 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
     pub run: String,
-    /// Model, sequence length, precision: the same in all runs of a study.
-    pub what: String,
+    pub model: String,
+    pub seq_len: u64,
+    pub precision: String,
+    /// `cpu`, or the GPU's name.
+    pub device: String,
+    /// Of rank 0, where the run still knows.
+    pub threads: Option<u64>,
     pub devices: u64,
     pub global_batch: u64,
-    pub tokens_per_second: f64,
+    /// Over the steps that count.
+    pub tokens_per_second: Stats,
     /// Of the step's time.
     pub exposed: f64,
     pub joules_per_token: Option<f64>,
     /// As the run itself says.
     pub scaling: Option<String>,
+}
+
+impl Measured {
+    /// What is the same in all runs of a study.
+    fn what(&self) -> String {
+        format!("{}, T={}, {}", self.model, self.seq_len, self.precision)
+    }
 }
 
 /// A row of the table.
@@ -57,6 +70,9 @@ pub fn report(asked: &Asked) -> Result<()> {
     let measured = asked.runs.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     let (kind, lines) = lines(measured, asked.price)?;
     tell(table(kind, &lines));
+    if let Some(warning) = unequal_threads(&lines) {
+        log::warn!("{warning}");
+    }
     let written = |file: &Path, text: String| {
         std::fs::write(file, text).map_err(|e| Error::Failed(format!("{}: cannot be written: {e}", file.display())))
     };
@@ -65,8 +81,9 @@ pub fn report(asked: &Asked) -> Result<()> {
         say(format_args!("table: {}", file.display()));
     }
     if let Some(file) = asked.picture {
-        let points: Vec<[f64; 3]> = lines.iter().map(|l| [l.of.devices as f64, l.of.tokens_per_second, l.efficiency]).collect();
-        written(file, metrics::draw_scaling(&points, &format!("{}, {kind} scaling", lines[0].of.what)))?;
+        let points: Vec<[f64; 3]> =
+            lines.iter().map(|l| [l.of.devices as f64, l.of.tokens_per_second.mean, l.efficiency]).collect();
+        written(file, metrics::draw_scaling(&points, &format!("{}, {kind} scaling", lines[0].of.what())))?;
         say(format_args!("picture: {}", file.display()));
     }
     Ok(())
@@ -83,15 +100,21 @@ fn of_json(run: String, path: &Path) -> Result<Measured> {
     let json: Value = serde_json::from_slice(&text).unwrap_or_default();
     let number = |path: &str| json.pointer(path).and_then(Value::as_f64);
     let word = |key: &str| json[key].as_str().unwrap_or("-").to_string();
-    let found = (number("/ranks"), number("/global_batch"), number("/tokens_per_second/mean"), number("/step_seconds/mean"));
-    let (Some(ranks), Some(batch), Some(rate), Some(step)) = found else {
+    let count = |key: &str| json[key].as_u64();
+    let rate = serde_json::from_value::<Stats>(json["tokens_per_second"].clone()).ok();
+    let found = (count("ranks"), count("global_batch"), count("seq_len"), rate, number("/step_seconds/mean"));
+    let (Some(ranks), Some(batch), Some(seq_len), Some(rate), Some(step)) = found else {
         bad_input!("{name}: expected the --json file of llm-train bench step or the folder of a run, found another file");
     };
     Ok(Measured {
         run,
-        what: format!("{}, T={}, {}", word("model"), json["seq_len"], word("precision")),
-        devices: ranks as u64,
-        global_batch: batch as u64,
+        model: word("model"),
+        seq_len,
+        precision: word("precision"),
+        device: word("device"),
+        threads: count("threads"),
+        devices: ranks,
+        global_batch: batch,
         tokens_per_second: rate,
         exposed: number("/comm_exposed_seconds/mean").unwrap_or(0.0) / step,
         joules_per_token: number("/joules_per_token"),
@@ -104,22 +127,29 @@ fn of_history(run: String, path: &Path) -> Result<Measured> {
     let name = path.display();
     let rows = history.latest_steps();
     let counted = &rows[warm_up(rows.len())..];
-    let mean = |get: fn(&metrics::StepRecord) -> f64| Stats::of(counted.iter().map(get)).map(|s| s.mean);
+    let stats = |get: fn(&metrics::StepRecord) -> f64| Stats::of(counted.iter().map(get));
     let (Some(start), Some(rate), Some(step), Some(exposed)) =
-        (history.latest_start(), mean(|s| s.tokens_per_second), mean(|s| s.step_time), mean(|s| s.comm_exposed_time))
+        (history.latest_start(), stats(|s| s.tokens_per_second), stats(|s| s.step_time), stats(|s| s.comm_exposed_time))
     else {
         bad_input!("{name}: expected a run with steps, found none");
     };
     let config: toml::Table = start.configuration.parse().unwrap_or_default();
     let key = |section: &str, key: &str| config.get(section).and_then(|s| s.get(key)).cloned();
     let text = |section: &str, name: &str| key(section, name).map_or("-".into(), |v| v.to_string().replace('"', ""));
+    let count = |name: &str| key("batch", name).and_then(|v| v.as_integer()).unwrap_or(0) as u64;
+    // The ranks are those of the last start, which may have run no step.
+    let rank = history.ranks.first().filter(|_| history.starts.last() == Some(start));
     Ok(Measured {
         run,
-        what: format!("{}, T={}, {}", text("model", "name"), text("batch", "seq_len"), text("system", "precision")),
+        model: text("model", "name"),
+        seq_len: count("seq_len"),
+        precision: text("system", "precision"),
+        device: rank.map_or("-".into(), |rank| rank.device.clone()),
+        threads: rank.map(|rank| rank.threads),
         devices: start.ranks,
-        global_batch: key("batch", "global_batch").and_then(|v| v.as_integer()).unwrap_or(0) as u64,
+        global_batch: count("global_batch"),
         tokens_per_second: rate,
-        exposed: exposed / step,
+        exposed: exposed.mean / step.mean,
         joules_per_token: joules_per_token(counted),
         scaling: None,
     })
@@ -139,8 +169,8 @@ pub fn lines(mut measured: Vec<Measured>, price: Option<f64>) -> Result<(&'stati
     let first = measured[0].clone();
     for pair in measured.windows(2) {
         let [a, b] = pair else { unreachable!("two each") };
-        if a.what != b.what {
-            bad_input!("--scaling: expected runs of one study, found {} ({}) and {} ({})", a.run, a.what, b.run, b.what);
+        if a.what() != b.what() {
+            bad_input!("--scaling: expected runs of one study, found {} ({}) and {} ({})", a.run, a.what(), b.run, b.what());
         }
         if a.devices == b.devices {
             bad_input!("--scaling: expected one run for each number of devices, found {} and {} of {}", a.run, b.run, a.devices);
@@ -163,32 +193,58 @@ pub fn lines(mut measured: Vec<Measured>, price: Option<f64>) -> Result<(&'stati
             )
         }
     };
-    let per_device = |m: &Measured| m.tokens_per_second / m.devices as f64;
+    let per_device = |m: &Measured| m.tokens_per_second.mean / m.devices as f64;
     let line = |of: Measured| Line {
         per_device: per_device(&of),
-        speed_up: of.tokens_per_second / first.tokens_per_second,
+        speed_up: of.tokens_per_second.mean / first.tokens_per_second.mean,
         efficiency: per_device(&of) / per_device(&first),
-        cost: price.map(|price| 1e6 * price * of.devices as f64 / (3600.0 * of.tokens_per_second)),
+        cost: price.map(|price| 1e6 * price * of.devices as f64 / (3600.0 * of.tokens_per_second.mean)),
         of,
     };
     Ok((kind, measured.into_iter().map(line).collect()))
 }
 
+/// That processors did not compute with as many threads in each run, which tells more devices from more threads no longer. On GPUs the
+/// threads only feed them.
+fn unequal_threads(lines: &[Line]) -> Option<String> {
+    let known = || lines.iter().filter_map(|l| (l.of.device == "cpu").then_some((&l.of.run, l.of.threads?)));
+    let first = known().next()?.1;
+    let each = known().map(|(run, threads)| format!("{threads} in {run}")).collect::<Vec<_>>().join(", ");
+    let differ = known().any(|(_, threads)| threads != first);
+    differ.then(|| format!("the rows are not comparable, for their ranks had different numbers of threads (--threads): {each}"))
+}
+
 pub fn table(kind: &str, lines: &[Line]) -> String {
-    let mut out = format!("{kind} scaling: {}\n", lines[0].of.what);
+    let threads = lines[0].of.threads.filter(|_| lines.iter().all(|l| l.of.threads == lines[0].of.threads));
+    let threads = threads.map_or(String::new(), |n| format!(", {n} thread{} a rank", if n == 1 { "" } else { "s" }));
+    let mut out = format!("{kind} scaling: {}{threads}\n", lines[0].of.what());
     let _ = writeln!(
         out,
-        "{:>8} {:>9} {:>12} {:>12} {:>9} {:>11} {:>9} {:>9} {:>12}  run",
-        "devices", "sequences", "tokens/s", "per device", "speed-up", "efficiency", "exposed", "J/token", "cost/1e6"
+        "{:>8} {:>9} {:>12} {:>5} {:>18} {:>12} {:>9} {:>11} {:>9} {:>9} {:>12}  run",
+        "devices",
+        "sequences",
+        "tokens/s",
+        "n",
+        "95 % interval",
+        "per device",
+        "speed-up",
+        "efficiency",
+        "exposed",
+        "J/token",
+        "cost/1e6"
     );
     for l in lines {
         let some = |x: Option<f64>| x.map_or("-".into(), |x| significant(x, 4));
-        let [rate, each] = [l.of.tokens_per_second, l.per_device].map(|x| significant(x, 5));
+        let rate = &l.of.tokens_per_second;
+        let [low, high] = rate.interval().map(|x| significant(x, 5));
+        let interval = if rate.n > 1 { format!("{low} to {high}") } else { "-".into() };
+        let [mean, each] = [rate.mean, l.per_device].map(|x| significant(x, 5));
         let _ = writeln!(
             out,
-            "{:>8} {:>9} {rate:>12} {each:>12} {:>9.3} {:>10.1}% {:>8.1}% {:>9} {:>12}  {}",
+            "{:>8} {:>9} {mean:>12} {:>5} {interval:>18} {each:>12} {:>9.3} {:>10.1}% {:>8.1}% {:>9} {:>12}  {}",
             l.of.devices,
             l.of.global_batch,
+            rate.n,
             l.speed_up,
             100.0 * l.efficiency,
             100.0 * l.of.exposed,
@@ -202,16 +258,38 @@ pub fn table(kind: &str, lines: &[Line]) -> String {
 
 /// The same for machines: full precision, empty where not known.
 pub fn csv(kind: &str, lines: &[Line]) -> String {
-    let mut out = "run,scaling,devices,global_batch,tokens_per_second,tokens_per_second_per_device,speed_up,efficiency,\
-                   exposed_communication,joules_per_token,cost_per_million_tokens\n"
-        .to_string();
+    let mut out =
+        "run,scaling,model,seq_len,precision,threads_per_rank,devices,global_batch,tokens_per_second,tokens_per_second_n,\
+                   tokens_per_second_stddev,tokens_per_second_ci95_low,tokens_per_second_ci95_high,tokens_per_second_per_device,\
+                   speed_up,efficiency,exposed_communication,joules_per_token,cost_per_million_tokens\n"
+            .to_string();
     for l in lines {
         let some = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
-        let run = format!("\"{}\"", l.of.run.replace('"', "\"\""));
-        let (m, j, c) = (&l.of, some(l.of.joules_per_token), some(l.cost));
-        let (n, batch, rate, exposed) = (m.devices, m.global_batch, m.tokens_per_second, m.exposed);
-        let _ =
-            writeln!(out, "{run},{kind},{n},{batch},{rate},{},{},{},{exposed},{j},{c}", l.per_device, l.speed_up, l.efficiency);
+        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+        let (m, rate) = (&l.of, &l.of.tokens_per_second);
+        let [low, high] = rate.interval().map(|end| some(Some(end).filter(|end| end.is_finite())));
+        let fields = [
+            quoted(&m.run),
+            kind.to_string(),
+            quoted(&m.model),
+            m.seq_len.to_string(),
+            m.precision.clone(),
+            m.threads.map_or(String::new(), |n| n.to_string()),
+            m.devices.to_string(),
+            m.global_batch.to_string(),
+            rate.mean.to_string(),
+            rate.n.to_string(),
+            rate.stddev.to_string(),
+            low,
+            high,
+            l.per_device.to_string(),
+            l.speed_up.to_string(),
+            l.efficiency.to_string(),
+            m.exposed.to_string(),
+            some(m.joules_per_token),
+            some(l.cost),
+        ];
+        out += &(fields.join(",") + "\n");
     }
     out
 }
@@ -221,9 +299,20 @@ mod tests {
     use super::*;
 
     fn run(devices: u64, global_batch: u64, rate: f64) -> Measured {
-        let (run, what) = (format!("r{devices}"), "nano, T=256, fp32".to_string());
-        let (joules_per_token, scaling) = (None, None);
-        Measured { run, what, devices, global_batch, tokens_per_second: rate, exposed: 0.1, joules_per_token, scaling }
+        Measured {
+            run: format!("r{devices}"),
+            model: "nano".into(),
+            seq_len: 256,
+            precision: "fp32".into(),
+            device: "cpu".into(),
+            threads: Some(2),
+            devices,
+            global_batch,
+            tokens_per_second: Stats::of([rate]).unwrap(),
+            exposed: 0.1,
+            joules_per_token: None,
+            scaling: None,
+        }
     }
 
     #[test]
@@ -233,7 +322,38 @@ mod tests {
         // 8 devices at 3.60 an hour: 0.008 a second, in which 2,400 tokens pass
         assert!((lines[1].cost.unwrap() - 0.008 / 2400.0 * 1e6).abs() < 1e-9);
         let csv = csv(kind, &lines);
-        assert_eq!(csv.lines().nth(2), Some("\"r8\",weak,8,32,2400,300,3,0.75,0.1,,3.3333333333333335"));
+        let row = "\"r8\",weak,\"nano\",256,fp32,2,8,32,2400,1,0,,,300,3,0.75,0.1,,3.3333333333333335";
+        assert_eq!(csv.lines().nth(2), Some(row), "one step has no interval");
+    }
+
+    #[test]
+    fn the_spread_stands_beside_the_mean() {
+        // mean 100, stddev 2, t of 2 degrees of freedom 4.3027: half an interval is 4.9683
+        let spread = Measured { tokens_per_second: Stats::of([98.0, 100.0, 102.0]).unwrap(), ..run(1, 4, 0.0) };
+        let (kind, lines) = lines(vec![spread, run(2, 8, 150.0)], None).unwrap();
+        let table = table(kind, &lines);
+        let row: Vec<&str> = table.lines().nth(2).unwrap().split_whitespace().collect();
+        assert_eq!(row[..7], ["1", "4", "100.00", "3", "95.032", "to", "104.97"], "{table}");
+        assert_eq!(table.lines().nth(3).unwrap().split_whitespace().nth(4), Some("-"), "one step: {table}");
+        let csv = csv(kind, &lines);
+        let row: Vec<&str> = csv.lines().nth(1).unwrap().split(',').collect();
+        assert_eq!(row[8..11], ["100", "3", "2"], "{csv}");
+        assert!(row[11].starts_with("95.0317") && row[12].starts_with("104.968"), "{csv}");
+    }
+
+    #[test]
+    fn rows_of_different_threads_are_not_comparable() {
+        let of = |device: &str, threads| Measured { device: device.into(), threads, ..run(2, 8, 2.0) };
+        let report = |second| {
+            let (kind, lines) = lines(vec![run(1, 4, 1.0), second], None).unwrap();
+            (table(kind, &lines).lines().next().unwrap().to_string(), unequal_threads(&lines))
+        };
+        assert_eq!(report(run(2, 8, 2.0)), ("weak scaling: nano, T=256, fp32, 2 threads a rank".into(), None));
+        let (title, warning) = report(of("cpu", Some(1)));
+        assert_eq!(title, "weak scaling: nano, T=256, fp32");
+        assert!(warning.is_some_and(|text| text.ends_with("2 in r1, 1 in r2")));
+        assert_eq!(report(of("cpu", None)).1, None);
+        assert_eq!(report(of("NVIDIA H100", Some(1))).1, None);
     }
 
     #[test]
@@ -252,7 +372,7 @@ mod tests {
         };
         refused(vec![run(1, 8, 1.0), run(2, 12, 1.0)], "found 8 on 1, 12 on 2");
         refused(vec![run(2, 8, 1.0), run(2, 8, 1.0)], "one run for each");
-        refused(vec![run(1, 8, 1.0), Measured { what: "opt".into(), ..run(2, 16, 1.0) }], "one study");
+        refused(vec![run(1, 8, 1.0), Measured { model: "opt".into(), ..run(2, 16, 1.0) }], "one study");
         let said = Measured { scaling: Some("strong".into()), ..run(2, 16, 1.0) };
         refused(vec![run(1, 8, 1.0), said], "to be strong");
     }

@@ -1,5 +1,5 @@
-//! A scaling study as SVG: tokens per second over devices beside what as many times the first would be, and the efficiency. Both axes of
-//! the first are logarithmic, so that what is in proportion is straight and each doubling as wide as the next.
+//! A scaling study as SVG: tokens per second over devices beside what as many times the first would be, and the efficiency. Devices and
+//! tokens/s are logarithmic, so that what is in proportion is straight and each doubling as wide as the next.
 use super::panel::{Canvas, FAINT, FINE, INK, Panel, Scale, text};
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
@@ -33,13 +33,19 @@ fn page(canvas: &Canvas, points: &[[f64; 3]], title: &str) -> Result<(), Drawing
     let x = Scale::around(points.iter().map(|p| p[0]), 1.0);
     let across = apart(points.iter().map(|p| p[0]), |devices| FRAME * x.place(devices));
     let place = |left: f64, y: Scale| Panel { canvas, left, top: 98.0, width: FRAME, height: 300.0, x, y };
-    let below = |left: f64| text(canvas, left + FRAME, 436.0, 11.0, &FAINT, HPos::Right, "devices");
+    let unit = |unit: &str, scale: &Scale| format!("{unit}{}", if scale.log { ", logarithmic" } else { "" });
+    let below = |left: f64| text(canvas, left + FRAME, 436.0, 11.0, &FAINT, HPos::Right, &unit("devices", &x));
     let first = points[0];
     let ideal: Vec<(f64, f64)> = points.iter().map(|p| (p[0], first[1] * p[0] / first[0])).collect();
 
     let measured = || points.iter().map(|p| (p[0], p[1]));
     let panel = place(64.0, Scale::around(measured().map(|p| p.1).chain(ideal.iter().map(|p| p.1)), 1.0));
-    panel.frame_at("Throughput", "tokens/s", &[("measured".into(), BLUE), ("in proportion".into(), GREY)], &across)?;
+    panel.frame_at(
+        "Throughput",
+        &unit("tokens/s", &panel.y),
+        &[("measured".into(), BLUE), ("in proportion".into(), GREY)],
+        &across,
+    )?;
     below(64.0)?;
     panel.line(ideal.iter().copied(), GREY.mix(1.0), 1.5)?;
     panel.line(measured(), BLUE.mix(1.0), 1.75)?;
@@ -74,6 +80,8 @@ mod tests {
         let count = |number: &str| svg.lines().filter(|line| line.trim() == number).count();
         assert_eq!([count("1"), count("2"), count("4")], [2, 2, 2], "{svg}");
         assert_eq!(count("3"), 0, "{svg}");
+        assert_eq!((count("tokens/s, logarithmic"), count("devices, logarithmic")), (1, 2), "{svg}");
+        assert!(!draw_scaling(&[[1.0, 90.0, 1.0]], "one run").contains("logarithmic"));
         let x = Scale::around([1.0, 32.0].into_iter(), 1.0);
         let place = |devices: f64| x.place(devices);
         assert!((place(2.0) - place(1.0) - (place(32.0) - place(16.0))).abs() < 1e-12, "each doubling is as wide");

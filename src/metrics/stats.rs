@@ -4,10 +4,10 @@
 //! mean = Σ x / n      stddev = √(Σ (x − mean)² / (n − 1)), 0 for n = 1      median = the middle, or the mean of the middle two
 //! ```
 use super::units::significant;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Stats {
     pub mean: f64,
     pub median: f64,

@@ -24,9 +24,9 @@ fn reframe_runs_the_step_at_two_scales() {
     let Some(cluster) = cluster::get() else { return };
     let Some(reframe) = reframe() else { return };
     let scene = Scene::new();
-    let (site, test) = (copied(&scene, "jobs/reframe/site.py"), copied(&scene, "jobs/reframe/llm_train.py"));
+    let (settings, test) = (copied(&scene, "jobs/reframe/settings.py"), copied(&scene, "jobs/reframe/llm_train.py"));
     let mut command = cluster.command(&reframe);
-    command.args(["-C", &site, "-c", &test, "-r", "-n", "StepTest", "-t", "^(1node|2nodes)$", "--performance-report"]);
+    command.args(["-C", &settings, "-c", &test, "-r", "-n", "StepTest", "-t", "^(1node|2nodes)$", "--performance-report"]);
     // Two ranks on cores that others use as well: a small model is enough to see the figures.
     command.args(["-S", "StepTest.seq_len=64", "-S", "StepTest.precision=fp32", "-S", "StepTest.steps=4"]);
     let out = command.args(["--prefix", &scene.path("reframe")]).current_dir(scene.path("")).output().unwrap();
@@ -41,13 +41,13 @@ fn reframe_verifies() {
     let Some(cluster) = cluster::get() else { return };
     let Some(reframe) = reframe() else { return };
     let scene = Scene::new();
-    let (site, test) = (copied(&scene, "jobs/reframe/site.py"), copied(&scene, "jobs/reframe/llm_train.py"));
+    let (settings, test) = (copied(&scene, "jobs/reframe/settings.py"), copied(&scene, "jobs/reframe/llm_train.py"));
     let verified = |path: Option<String>| {
         let mut command = cluster.command(&reframe);
         if let Some(path) = path {
             command.env("PATH", path);
         }
-        command.args(["-C", &site, "-c", &test, "-r", "-n", "VerifyTest", "--prefix", &scene.path("reframe")]);
+        command.args(["-C", &settings, "-c", &test, "-r", "-n", "VerifyTest", "--prefix", &scene.path("reframe")]);
         let out = command.current_dir(scene.path("")).output().unwrap();
         (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
     };

@@ -87,9 +87,8 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
         let (path, peak) = (run.train.out.join("metrics.h5"), output.memory.peak());
         output.metrics.map_or(Ok(()), MetricsFile::close)?;
         let history = History::read(&path)?;
-        let of = history.starts.last().map_or("", |start| &start.energy_of);
         let steps: Vec<StepRecord> = history.steps.iter().filter(|s| s.step > args.warm_up).copied().collect();
-        report(run, args, launch, &steps, peak, of, ceilings, &rows)
+        report(run, args, launch, &history, &steps, peak, ceilings, &rows)
     };
     launch.agree(if launch.leads() { report(output) } else { Ok(()) })
 }
@@ -106,9 +105,9 @@ fn report(
     run: &Run,
     args: &StepArgs,
     launch: &Launch,
+    history: &History,
     steps: &[StepRecord],
     peak: u64,
-    energy_of: &str,
     ceilings: Option<Ceilings>,
     rows: &[Row],
 ) -> Result<()> {
@@ -135,12 +134,14 @@ fn report(
     json["global_batch"] = json!(run.global_batch());
     json["scaling"] = json!(args.scaling);
     json["hosts"] = json!(launch.hosts());
+    json["device"] = json!(history.ranks.first().map(|rank| &rank.device));
     for (key, of, stats) in &figures {
         page += &figure(key, stats);
         json[of] = stats.json();
     }
     let joules = steps.iter().map(|s| s.energy.map(|joules| joules / run.tokens_per_step() as f64)).collect::<Option<Vec<_>>>();
     if let Some(per_token) = joules.and_then(Stats::of) {
+        let energy_of = history.starts.last().map_or("", |start| &start.energy_of);
         page += &figure("energy per token (J)", &per_token);
         page += &format!("tokens per joule: {}    energy of {energy_of}\n", units::significant(1.0 / per_token.mean, 6));
         (json["energy_per_token"], json["joules_per_token"]) = (per_token.json(), json!(per_token.mean));
