@@ -204,8 +204,8 @@ pub fn lines(mut measured: Vec<Measured>, price: Option<f64>) -> Result<(&'stati
     Ok((kind, measured.into_iter().map(line).collect()))
 }
 
-/// That processors did not compute with as many threads in each run, which tells more devices from more threads no longer. On GPUs the
-/// threads only feed them.
+/// What to say where the ranks of one run had more threads than those of another: the rows then compare threads as well as devices. Not
+/// on GPUs, which threads only feed.
 fn unequal_threads(lines: &[Line]) -> Option<String> {
     let known = || lines.iter().filter_map(|l| (l.of.device == "cpu").then_some((&l.of.run, l.of.threads?)));
     let first = known().next()?.1;
@@ -258,40 +258,38 @@ pub fn table(kind: &str, lines: &[Line]) -> String {
 
 /// The same for machines: full precision, empty where not known.
 pub fn csv(kind: &str, lines: &[Line]) -> String {
-    let mut out =
-        "run,scaling,model,seq_len,precision,threads_per_rank,devices,global_batch,tokens_per_second,tokens_per_second_n,\
-                   tokens_per_second_stddev,tokens_per_second_ci95_low,tokens_per_second_ci95_high,tokens_per_second_per_device,\
-                   speed_up,efficiency,exposed_communication,joules_per_token,cost_per_million_tokens\n"
-            .to_string();
-    for l in lines {
-        let some = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
-        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-        let (m, rate) = (&l.of, &l.of.tokens_per_second);
-        let [low, high] = rate.interval().map(|end| some(Some(end).filter(|end| end.is_finite())));
-        let fields = [
-            quoted(&m.run),
-            kind.to_string(),
-            quoted(&m.model),
-            m.seq_len.to_string(),
-            m.precision.clone(),
-            m.threads.map_or(String::new(), |n| n.to_string()),
-            m.devices.to_string(),
-            m.global_batch.to_string(),
-            rate.mean.to_string(),
-            rate.n.to_string(),
-            rate.stddev.to_string(),
-            low,
-            high,
-            l.per_device.to_string(),
-            l.speed_up.to_string(),
-            l.efficiency.to_string(),
-            m.exposed.to_string(),
-            some(m.joules_per_token),
-            some(l.cost),
-        ];
-        out += &(fields.join(",") + "\n");
-    }
-    out
+    let rows: Vec<_> = lines.iter().map(|line| fields(kind, line)).collect();
+    let header = rows[0].iter().map(|(name, _)| *name).collect::<Vec<_>>().join(",");
+    let row = |fields: &[(&str, String)]| fields.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(",");
+    std::iter::once(header).chain(rows.iter().map(|fields| row(fields))).map(|line| line + "\n").collect()
+}
+
+fn fields(kind: &str, line: &Line) -> [(&'static str, String); 19] {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+    let some = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
+    let (m, rate) = (&line.of, &line.of.tokens_per_second);
+    let [low, high] = rate.interval().map(|end| some(Some(end).filter(|end| end.is_finite())));
+    [
+        ("run", quoted(&m.run)),
+        ("scaling", kind.to_string()),
+        ("model", quoted(&m.model)),
+        ("seq_len", m.seq_len.to_string()),
+        ("precision", m.precision.clone()),
+        ("threads_per_rank", some(m.threads.map(|n| n as f64))),
+        ("devices", m.devices.to_string()),
+        ("global_batch", m.global_batch.to_string()),
+        ("tokens_per_second", rate.mean.to_string()),
+        ("tokens_per_second_n", rate.n.to_string()),
+        ("tokens_per_second_stddev", rate.stddev.to_string()),
+        ("tokens_per_second_ci95_low", low),
+        ("tokens_per_second_ci95_high", high),
+        ("tokens_per_second_per_device", line.per_device.to_string()),
+        ("speed_up", line.speed_up.to_string()),
+        ("efficiency", line.efficiency.to_string()),
+        ("exposed_communication", m.exposed.to_string()),
+        ("joules_per_token", some(m.joules_per_token)),
+        ("cost_per_million_tokens", some(line.cost)),
+    ]
 }
 
 #[cfg(test)]
