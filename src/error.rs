@@ -6,7 +6,8 @@ use std::fmt;
 /// What went wrong, and therefore how the program ends.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Error {
-    /// The user's input cannot be used. Known before any work is spent: exit code 2.
+    /// What was asked for cannot be had: the user's input, or what is here of memory, GPUs and libraries, is not what is needed.
+    /// Known before any work is spent: exit code 2.
     Input(String),
     /// Something failed while the work was under way (a full disk, a lost rank): exit code 1.
     Failed(String),
@@ -20,6 +21,10 @@ impl Error {
             Error::Input(_) => 2,
             Error::Failed(_) => 1,
         }
+    }
+    /// The same, met before any work was spent.
+    pub fn before_work(self) -> Error {
+        Error::Input(self.to_string())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::commands::{gpu, kernels};
 use crate::config::BF16_TRUE;
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
 use crate::device::{Cpu, Device, Precision};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::launch::{cores, usable_cores};
 use crate::tensor::Plan;
 use crate::{bad_input, failed};
@@ -62,8 +62,12 @@ impl Alone {
 
     /// Takes the memory, which is counted first. What the model asks of a GPU beside its plan is `extent`.
     ///
-    /// Errors: `Failed`: there is not so much memory, or a library is missing.
+    /// Errors: `Input`: there is not so much memory, or a library is missing.
     pub fn open(&self, plan: &Plan, extent: &Extent) -> Result<Device> {
+        self.take(plan, extent).map_err(Error::before_work)
+    }
+
+    fn take(&self, plan: &Plan, extent: &Extent) -> Result<Device> {
         let Some(gpu) = &self.gpu else {
             kernels::choose(self.precision, None)?;
             return Device::cpu(plan, self.threads, &[], self.precision);

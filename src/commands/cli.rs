@@ -147,7 +147,7 @@ const ORDER: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{before-he
 pub const EXITS: [(u8, &str); 4] = [
     (0, "done"),
     (1, "failure; the last checkpoint is whole"),
-    (2, "bad input; nothing was written"),
+    (2, "bad input, or memory, a GPU or a library that is missing; nothing was written"),
     (75, "stopped early (time limit or signal) with a complete checkpoint: run the same command again"),
 ];
 

@@ -40,8 +40,8 @@ pub struct Chosen {
 
 /// The GPU of this rank, if the run is to have any. All ranks decide alike.
 ///
-/// Errors, on all ranks: a GPU was asked for, and something is missing on one of them (`Failed`); there is none, and the CPU
-/// cannot do what was asked for (`Input`).
+/// Errors, on all ranks: `Input`: a GPU was asked for, and something is missing on one of them; there is none, and the CPU
+/// cannot do what was asked for.
 pub fn choose(run: &Run, launch: &Launch) -> Result<Option<Chosen>> {
     if run.system.device == DeviceKind::Cpu {
         return Ok(None); // what it cannot do has been refused
@@ -50,7 +50,9 @@ pub fn choose(run: &Run, launch: &Launch) -> Result<Option<Chosen>> {
     let chosen = found.and_then(|gpu| with_kernels(run, launch, gpu));
     match chosen {
         Ok(chosen) => Ok(Some(chosen)),
-        Err(e) if run.system.device == DeviceKind::Cuda => Err(e),
+        Err(e) if run.system.device == DeviceKind::Cuda => {
+            bad_input!("{}: expected a GPU that can be used, found: {e}", run.settings.named("system.device"))
+        }
         Err(e) => {
             // A machine without GPUs is nothing to speak of; one whose GPU is of no use is.
             if launch.leads() && cuda::count().is_ok_and(|n| n > 0) {

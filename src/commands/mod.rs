@@ -15,6 +15,7 @@ pub mod output;
 pub mod pages;
 pub mod plan;
 pub mod report;
+pub mod room;
 pub mod scaling;
 pub mod scratch;
 pub mod session;

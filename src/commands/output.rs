@@ -70,19 +70,20 @@ impl Output {
         let history = History::read(&path)?;
         let summary = Summary::of(&history);
         let peak = memory.peak();
-        console.say(&format!("\n{}\n{}", memory::table(&rows, Some(peak)), summary.text()));
+        console.say(&format!("\n{}", memory::table(&rows, Some(peak))));
+        console.result(&summary.text());
         if let Some(file) = &run.log.json {
             write_json(file, &summary.json())?;
         }
-        console.say(&format!("metrics     {}", path.display()));
+        console.result(&format!("metrics     {}", path.display()));
         if let Some(dir) = checkpoint {
-            console.say(&format!("checkpoint  {}", dir.display()));
+            console.result(&format!("checkpoint  {}", dir.display()));
         }
-        if summary.steps.is_some() && !run.log.quiet {
+        if summary.steps.is_some() {
             let drawing = Instant::now();
             let picture = run.train.out.join("report.svg");
             let page = report::draw(&history, &path, &picture)?;
-            console.say(&format!("picture     {}\npage        {}", picture.display(), page.display()));
+            console.result(&format!("picture     {}\npage        {}", picture.display(), page.display()));
             log::debug!("picture and page drawn in {:.3} s", drawing.elapsed().as_secs_f64());
         }
         Ok(())

@@ -115,9 +115,8 @@ pub fn page(history: &History, file: &Path) -> String {
         let end = history.starts.get(i + 1).map_or(u64::MAX, |next| next.resumed_step);
         let last = history.steps.iter().rev().find(|r| r.step <= end && r.step > start.resumed_step);
         let first_step = start.first_step.map_or("-".into(), |s| significant(s, 3));
-        let last = last.map_or("-".into(), |r| r.step.to_string());
-        let row = (date(start.time), start.ranks, start.resumed_step + 1);
-        let _ = writeln!(out, "{:<22} {:>6} {:>10} {last:>10} {first_step:>14}", row.0, row.1, row.2);
+        let steps = last.map_or("ran no step".into(), |r| format!("{:>10} {:>10}", start.resumed_step + 1, r.step));
+        let _ = writeln!(out, "{:<22} {:>6} {steps:>21} {first_step:>14}", date(start.time), start.ranks);
     }
     out += &loss_table(history);
     if !history.events.is_empty() {
@@ -141,7 +140,7 @@ struct Row {
     loss: f64,
     norm: f64,
     rate: f64,
-    /// The held-out losses as they were last measured.
+    /// The held-out losses, where they were measured among these steps; the last of several.
     evals: Vec<Option<f64>>,
 }
 
@@ -151,7 +150,8 @@ fn over_the_run(history: &History, rows: usize) -> Vec<Row> {
     let row = |part: &[metrics::StepRecord]| {
         let mean = |get: fn(&metrics::StepRecord) -> f64| part.iter().map(get).sum::<f64>() / part.len() as f64;
         let last = &part[part.len() - 1];
-        let known = |e: &metrics::Evaluation| e.points.iter().rev().find(|p| p.step <= last.step).map(|p| p.loss);
+        let here = |step: u64| (part[0].step..=last.step).contains(&step);
+        let known = |e: &metrics::Evaluation| e.points.iter().rev().find(|p| here(p.step)).map(|p| p.loss);
         Row {
             step: last.step,
             tokens: last.tokens,

@@ -15,8 +15,9 @@ use crate::commands::gpu;
 use crate::commands::kernels;
 use crate::commands::output::Output;
 use crate::commands::plan;
-use crate::commands::{check_file, check_json, say};
-use crate::config::{DeviceKind, Init, Resume, Run, Source};
+use crate::commands::room;
+use crate::commands::{check_file, check_json};
+use crate::config::{Init, Resume, Run, Source};
 use crate::data::{Data, Loader, Order, Reading, Share};
 use crate::device::{Device, Memory, Rounding};
 use crate::error::{Error, Result};
@@ -61,10 +62,14 @@ struct Opened {
 }
 
 impl Session {
-    /// Errors: `Input` for whatever the user gave that cannot be used, the same on every rank.
+    /// Errors: `Input`, the same on every rank: what the user gave cannot be used, or what it takes is not here.
     pub fn open(run: &mut Run, launch: &Launch) -> Result<(Session, Output)> {
+        Session::make(run, launch).map_err(Error::before_work)
+    }
+
+    fn make(run: &mut Run, launch: &Launch) -> Result<(Session, Output)> {
         if run.batch.most {
-            settle_micro_batch(run, launch)?;
+            room::settle_micro_batch(run, launch)?;
         }
         launch.agree(run.validate_for(launch.size()))?;
         launch.same_everywhere("the program's version", VERSION)?;
@@ -126,8 +131,11 @@ impl Session {
         let seats = gpu.as_ref().map_or(&[][..], |gpu| &gpu.seats);
         introduce(run, launch, &console, &data, &model, seats, &rows, &products, from, steps);
 
+        if gpu.is_none() {
+            room::check(run, launch, near, &rows)?;
+        }
         let dev = match &gpu {
-            None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision).map_err(takes_less),
+            None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision),
             Some(gpu) => gpu.open(run, launch, &plan, &model),
         };
         let mut dev = launch.agree(dev)?;
@@ -244,38 +252,19 @@ fn resume_from(run: &Run, launch: &Launch) -> Result<Option<(PathBuf, Progress)>
     let dir = PathBuf::from(dir);
     let read = || -> Result<Progress> {
         let in_bf16 = checkpoint::same_model(&dir, &config_json(run))?;
-        if in_bf16 != run.system.weights_bf16 && launch.leads() {
-            let (was, is) = if in_bf16 { ("bf16", "f32") } else { ("f32", "bf16, rounded to nearest") };
-            log::warn!("{}: its weights are {was}; this run goes on with them in {is}", dir.display());
-        }
         let progress = checkpoint::read_progress(&dir)?;
         if progress.seed != run.train.seed {
             let (name, at) = (run.settings.named("train.seed"), dir.display());
             crate::bad_input!("{name}: expected {}, that of {at}, found {}", progress.seed, run.train.seed);
         }
+        if in_bf16 != run.system.weights_bf16 && launch.leads() {
+            let (was, is) = if in_bf16 { ("bf16", "f32") } else { ("f32", "bf16, rounded to nearest") };
+            log::warn!("{}: its weights are {was}; this run goes on with them in {is}", dir.display());
+        }
         Ok(progress)
     };
     let progress = launch.agree(read())?;
     Ok(Some((dir, progress)))
-}
-
-/// The largest micro-batch that fits every node, from the plan's count.
-fn settle_micro_batch(run: &mut Run, launch: &Launch) -> Result<()> {
-    if run.system.device != DeviceKind::Cpu && crate::device::cuda::count().is_ok_and(|n| n > 0) {
-        let name = run.settings.named("batch.micro_batch");
-        crate::bad_input!("{name}: expected a number on GPUs, whose message of what does not fit tells the largest, found max");
-    }
-    let near = if run.system.shared_sums { launch.local_size } else { 1 };
-    // Everyone looks before anyone takes: what is free on a node is for all of its ranks.
-    let free = launch::memory::available().map_or(0.0, |bytes| plan::SHARE * bytes as f64 / launch.local_size as f64);
-    let least = launch.comm().exchange(&[free]).iter().map(|free| free[0]).fold(f64::INFINITY, f64::min) as u64;
-    let found = launch.agree(plan::largest_micro_batch(run, launch.size(), near, launch.threads, least))?;
-    let found = launch.comm().exchange(&[found as f64]).iter().map(|n| n[0]).fold(f64::INFINITY, f64::min) as usize;
-    if launch.leads() {
-        say(format_args!("micro-batch {found}: the largest that fits {} a rank", metrics::units::bytes(least)));
-    }
-    run.settle(found);
-    Ok(())
 }
 
 /// Memory for weights and gradients that the other ranks of the node can read, where that is asked for. Without it everything goes by
@@ -292,13 +281,6 @@ fn shared_memory(run: &Run, launch: &Launch, elements: usize) -> Option<Memory> 
         log::warn!("the ranks on {host} send each other messages, for they cannot read each other's memory: {why}");
     }
     front.ok()
-}
-
-/// Where a plan found no memory.
-fn takes_less(e: Error) -> Error {
-    Error::Failed(format!(
-        "{e}: a smaller --micro-batch takes less, or --recompute block; --micro-batch max is the largest that fits"
-    ))
 }
 
 /// First values for weights and moments: drawn, or read. One rank reads what all hold; moments that the ranks divide are read

@@ -163,7 +163,7 @@ pub const KEYS: &[Key] = &[
     key("system", "attention", "attention", Choice("auto|cudnn|own|plain"), Is("auto"),
         "What computes attention on GPUs; own: our kernels; plain: row by row, to compare with"),
     key("system", "fused", "fused", Switch("no-fused"), Is("true"),
-        "On GPUs GELU and biases' gradients end their products; --no-fused: each a pass of its own, to compare with"),
+        "On GPUs, compute GELU and biases' gradients within the matrix products; --no-fused: in passes of their own"),
     key("system", "precision", "precision", Choice("fp32|tf32|bf16|bf16-true"), Is("fp32"),
         "Operands of products, tf32 on GPUs only; bf16-true: weights too; sums are fp32"),
     key("system", "reduce", "reduce", Choice("f32|bf16"), Is("f32"),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! MemAvailable of /proc/meminfo, or less where the control group of the process, or one above it, has a limit (version 2:
-//! memory.max − memory.current)
+//! memory.max − memory.current, and what files in cache take of the latter: they give way)
 //! ```
 use std::path::Path;
 
@@ -22,7 +22,10 @@ pub fn available_in(root: &Path) -> Option<u64> {
     for group in Path::new(&mine).ancestors() {
         let number = |name: &str| text(&format!("sys/fs/cgroup/{}/{name}", group.display())).trim().parse::<u64>().ok();
         if let (Some(most), Some(used)) = (number("memory.max"), number("memory.current")) {
-            least = least.min(most.saturating_sub(used));
+            let stat = text(&format!("sys/fs/cgroup/{}/memory.stat", group.display()));
+            let part = |name: &str| stat.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok()).unwrap_or(0);
+            let cached = part("active_file ") + part("inactive_file ");
+            least = least.min(most.saturating_sub(used.saturating_sub(cached)));
         }
     }
     Some(least)
@@ -48,6 +51,8 @@ mod tests {
         write("sys/fs/cgroup/job/memory.max", "1000\n");
         write("sys/fs/cgroup/job/memory.current", "400\n");
         assert_eq!(available_in(&root), Some(600));
+        write("sys/fs/cgroup/job/memory.stat", "anon 90\nfile 310\nactive_file 100\ninactive_file 200\n");
+        assert_eq!(available_in(&root), Some(900));
         std::fs::remove_dir_all(&root).unwrap();
         assert!(available().is_some_and(|bytes| bytes > 1 << 20));
     }

@@ -73,11 +73,16 @@ impl Console {
     /// A line on stdout, above the bar.
     pub fn say(&self, line: &str) {
         if !self.quiet {
-            above_bar(|| {
-                // A reader that has gone away (`| head`) does not stop the training.
-                let _ = writeln!(io::stdout().lock(), "{line}");
-            });
+            self.result(line);
         }
+    }
+
+    /// The same, also where the run is to be quiet.
+    pub fn result(&self, line: &str) {
+        above_bar(|| {
+            // A reader that has gone away (`| head`) does not stop the training.
+            let _ = writeln!(io::stdout().lock(), "{line}");
+        });
     }
 }
 
@@ -134,7 +139,7 @@ fn wide(r: &StepRecord, total: u64, peak: Option<f64>, eta: f64) -> String {
 fn plain(r: &StepRecord, total: u64, peak: Option<f64>, eta: f64) -> String {
     let mfu = peak.map_or(String::new(), |p| format!(" MFU {:.4}", r.tflops / p));
     format!(
-        "step {}/{total} loss {:.6} grad_norm {} lr {:.4e} ms {} tokens/s {:.1} TFLOP/s {}{mfu} memory {} ETA {}",
+        "step {}/{total} loss {:.6} grad_norm {} lr {:.4e} ms {} tokens/s {:.1} TFLOP/s {}{mfu} memory_bytes {} ETA {}",
         r.step,
         r.loss,
         significant(r.grad_norm, 5),
@@ -160,7 +165,7 @@ mod tests {
     fn plain_lines_are_key_value() {
         let line = plain(&record(), 2000, Some(10.0), 753.0);
         let expected = "step 120/2000 loss 3.234512 grad_norm 0.98312 lr 3.0000e-4 ms 812.40 tokens/s 5041.9 \
-                        TFLOP/s 2.017 MFU 0.2017 memory 1300000000 ETA 0:12:33";
+                        TFLOP/s 2.017 MFU 0.2017 memory_bytes 1300000000 ETA 0:12:33";
         assert_eq!(line, expected);
     }
 

@@ -41,9 +41,12 @@ fn uniform(how: &Sampling, n: u64) -> f64 {
 
 /// Draw number `n` of `how`, from logits (V). A token whose logit is NaN is never drawn.
 pub fn sample(logits: &[f32], how: &Sampling, n: u64) -> u32 {
-    let mut order: Vec<u32> = (0..logits.len() as u32).filter(|t| !logits[*t as usize].is_nan()).collect();
+    let tokens = (0..logits.len() as u32).filter(|t| !logits[*t as usize].is_nan());
     let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    let kept = if how.temperature <= 0.0 { 1 } else { how.top_k.unwrap_or(usize::MAX).max(1) };
+    if how.temperature <= 0.0 {
+        return tokens.min_by(likelier).unwrap_or(0);
+    }
+    let (mut order, kept) = (tokens.collect::<Vec<_>>(), how.top_k.unwrap_or(usize::MAX).max(1));
     if kept < order.len() {
         // only what is kept is sorted: a vocabulary takes milliseconds
         order.select_nth_unstable_by(kept - 1, likelier);
@@ -51,9 +54,6 @@ pub fn sample(logits: &[f32], how: &Sampling, n: u64) -> u32 {
     }
     order.sort_unstable_by(likelier);
     let Some(&best) = order.first() else { return 0 };
-    if how.temperature <= 0.0 {
-        return best;
-    }
     let scaled = |t: u32| f64::from(logits[t as usize] - logits[best as usize]) / f64::from(how.temperature);
     let weights: Vec<f64> = order.iter().map(|t| scaled(*t).exp()).collect();
     let enough = f64::from(how.top_p) * weights.iter().sum::<f64>();

@@ -79,6 +79,23 @@ fn settings() {
     );
 }
 
+/// Memory and GPUs that are not there, known before any work is spent.
+#[test]
+fn what_this_machine_has_not() {
+    let scene = Scene::new();
+    let wide = scene.model("wide.json", json!({ "hidden_size": 1 << 20, "intermediate_size": 1 << 20 }));
+    all_refused(
+        &scene,
+        vec![
+            mistake(
+                format!("--model {wide}"),
+                &["TiB of free memory for each rank, found", "--micro-batch 1", "--recompute block"],
+            ),
+            mistake("--device cuda", &["system.device", "expected a GPU that can be used", "libcuda.so.1"]),
+        ],
+    );
+}
+
 #[test]
 fn corpora() {
     let scene = Scene::new();

@@ -31,6 +31,10 @@ fn the_page_is_whole_by_itself_and_its_figures_are_the_files() {
     let by_the_run = page("by the run");
     let said = alone(&format!("report {}", left.0.display())).done();
     let page = page("by report");
+    // A loss stands where it was measured: beside every other of ten rows of two steps.
+    let rows: Vec<&str> = said.out.lines().skip_while(|l| !l.contains("loss (mean)")).skip(1).take(10).collect();
+    let measured = |row: &&str| !row.ends_with(" -");
+    assert_eq!(rows.iter().map(measured).collect::<Vec<_>>(), [false, true].repeat(5), "{said}");
     let without_time = |page: &str| page.lines().filter(|line| !line.contains("<footer>")).collect::<Vec<_>>().join("\n");
     assert!(without_time(&by_the_run) == without_time(&page), "the run's page is another than the report's");
 
@@ -102,6 +106,11 @@ fn the_page_is_whole_by_itself_and_its_figures_are_the_files() {
     assert_eq!(figures["checkpoint"], [20.0, 16.0, 12.0]);
     let files = std::fs::read_dir(left.checkpoint(20)).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum::<u64>();
     assert_eq!(figures["checkpoint bytes"][0], files as f64);
+
+    // A start that found everything done.
+    ranks(2, &format!("{options} --steps 20")).done();
+    let said = alone(&format!("report {}", left.0.display())).done();
+    assert_eq!(said.out.lines().filter(|line| line.contains("ran no step")).count(), 1, "{said}");
 
     // A damaged checkpoint is said to be one.
     std::fs::remove_file(left.checkpoint(16).join("config.json")).unwrap();

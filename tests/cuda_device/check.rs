@@ -165,7 +165,7 @@ fn too_little_memory_is_one_sentence() {
     // Eight billion parameters and their moments take 130 GB.
     let options = "--model llama3-8b --micro-batch 64 --global-batch 64 --seq-len 4096 --synthetic-data --steps 1";
     let Some(run) = Run::cuda(options) else { return };
-    run.job().run().with_code(1).sentence(&["free memory", "--micro-batch", "would fit"]);
+    run.job().run().with_code(2).sentence(&["free memory", "--micro-batch", "would fit"]);
 }
 
 #[test]

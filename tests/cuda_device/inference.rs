@@ -161,7 +161,7 @@ fn without_a_gpu_or_its_memory_it_is_one_sentence() {
         };
         with("STUB_DEVICES", "0").with_code(2).sentence(&["--device", "sees no GPU"]);
         with("STUB_CAPABILITY", "75").with_code(2).sentence(&["--device", "capability 8.0 or later", "7.5"]);
-        with("STUB_MEMORY", "1000000").with_code(1).sentence(&["H100", "of free memory, found 977 KiB"]);
+        with("STUB_MEMORY", "1000000").with_code(2).sentence(&["H100", "of free memory, found 977 KiB"]);
         // No library at all; and nobody insists.
         host(&format!("{arguments} --device cuda")).run().with_code(2).sentence(&["--device", "libcuda.so.1"]);
         host(&arguments).done();

@@ -24,7 +24,7 @@ fn a_missing_library_is_named() {
         let run = run.libraries(folder.path()).with("XDG_CACHE_HOME", empty.path().to_str().unwrap());
         let builtins = stubs().unwrap().1.clone();
         let run = if there.len() == 2 { run.with("LD_LIBRARY_PATH", &both(folder.path(), &builtins)) } else { run };
-        run.job().run().with_code(1).sentence(&[missing, "LD_LIBRARY_PATH"]);
+        run.job().run().with_code(2).sentence(&[missing, "LD_LIBRARY_PATH"]);
     }
 }
 
@@ -37,7 +37,7 @@ fn nccl_is_named_where_it_is_asked_for_and_done_without_where_not() {
     let Some(folder) = some(&["libcuda.so.1", "libcublasLt.so.13"]) else { return };
     let path = both(folder.path(), &stubs().unwrap().1);
     let run = |comm: &str| Run::cuda(tiny()).unwrap().and(&format!("--comm {comm}")).ranks(2).with("LD_LIBRARY_PATH", &path);
-    run("nccl").job().run().with_code(1).sentence(&["libnccl.so.2"]);
+    run("nccl").job().run().with_code(2).sentence(&["libnccl.so.2"]);
     let ended = run("auto").job().done();
     assert!(ended.err.contains("hosts' memory") && ended.err.contains("libnccl.so.2"), "{ended}");
 }
@@ -50,7 +50,7 @@ fn a_gpu_that_is_not_there_or_too_old_is_said() {
         ("STUB_CAPABILITY", "75", &["capability 8.0 or later", "7.5"]),
     ] {
         let Some(run) = Run::cuda(tiny()) else { return };
-        run.with(name, value).job().run().with_code(1).sentence(parts);
+        run.with(name, value).job().run().with_code(2).sentence(parts);
         // Where nobody insists, the CPU does it.
         let auto = Run::cuda(tiny()).unwrap().and("--device auto").with(name, value);
         assert_eq!(auto.steps().len(), 3);
@@ -81,11 +81,11 @@ fn what_the_cpu_cannot_do_is_refused() {
 #[test]
 fn too_little_memory_is_said_before_any_is_taken() {
     let Some(run) = Run::cuda(&format!("{} --micro-batch 4", tiny())) else { return };
-    let ended = run.with("STUB_MEMORY", "34500000").job().run().with_code(1);
+    let ended = run.with("STUB_MEMORY", "34500000").job().run().with_code(2);
     let said = ended.sentence(&["free memory", "--micro-batch 1 would fit"]);
     assert!(said.contains("H100") && ended.err.contains("activations"), "{ended}");
     let Some(run) = Run::cuda(tiny()) else { return };
-    run.with("STUB_MEMORY", "1000000").job().run().with_code(1).sentence(&["not even --micro-batch 1"]);
+    run.with("STUB_MEMORY", "1000000").job().run().with_code(2).sentence(&["not even --micro-batch 1"]);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn who_computes_attention_is_said() {
     }
     let run = |precision, options: &str| Run::cuda(&format!("{model} {options}")).unwrap().precision(precision).job();
     // No cuDNN lies in the library path.
-    run(Precision::Bf16, "--attention cudnn").run().with_code(1).sentence(&["libcudnn.so.9", "LD_LIBRARY_PATH"]);
+    run(Precision::Bf16, "--attention cudnn").run().with_code(2).sentence(&["libcudnn.so.9", "LD_LIBRARY_PATH"]);
     let said = |precision, options: &str| run(precision, options).done().after("attention by ").to_string();
     assert!(said(Precision::Bf16, "").starts_with("our own kernels: libcudnn.so.9, of cuDNN, was not found"));
     assert_eq!(said(Precision::Bf16, "--attention own"), "our own kernels");

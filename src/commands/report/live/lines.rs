@@ -53,7 +53,7 @@ impl Lines {
             let eta = duration(r.eta.unwrap_or(f64::NAN));
             let (step, loss, memory) = (r.last.step, r.loss, r.last.memory);
             say(format_args!(
-                "step {step}{of} loss {loss:.6} ms {ms} tokens/s {rate} exposed_communication {exposed} memory {memory} ETA {eta}"
+                "step {step}{of} loss {loss:.6} ms {ms} tokens/s {rate} exposed_communication {exposed} memory_bytes {memory} ETA {eta}"
             ));
         } else if state == State::Going && silence > SILENCE {
             say(format_args!("no new step for {}, step {} was the last", duration(silence.as_secs_f64()), self.step));
