@@ -101,6 +101,8 @@ fn what_makes_no_plan_is_one_sentence_and_exit_code_2() {
         (&["--model", "gpt2", "--ranks", "0"], "--ranks"),
         (&["--model", "gpt3"], "did you mean gpt2"),
         (&["--model", "gpt2", "--heads", "5"], "not divisible"),
+        (&["--model", "gpt2", "--device", "cuda", "--micro-batch", "max"], "expected --gpu-memory"),
+        (&["--model", "gpt2", "--gpu-memory", "80"], "expected --device cuda"),
     ] {
         let out = Command::new(env!("CARGO_BIN_EXE_llm-train")).arg("plan").args(arguments).output().unwrap();
         let said = String::from_utf8(out.stderr).unwrap();
@@ -112,24 +114,30 @@ fn what_makes_no_plan_is_one_sentence_and_exit_code_2() {
 /// One more sequence than was found would not fit; a global batch bounds it too.
 #[test]
 fn the_largest_micro_batch_is_found() {
-    use llm_train::commands::plan::{largest_micro_batch, lay_out, memory_rows};
+    use llm_train::commands::room::{Of, largest_micro_batch, rows};
+    use llm_train::config::Run;
     let run = |more: &str| {
         let mut settings = llm_train::config::Settings::defaults();
         settings.read_text(&format!("[model]\nname = \"nano\"\n[batch]\nmicro_batch = \"max\"\n{more}"), "test").unwrap();
         llm_train::config::resolve(settings, llm_train::config::Purpose::Plan).unwrap()
     };
-    let needs = |micro_batch: usize, ranks: usize| {
-        let mut run = run("");
+    let needs = |run: &Run, micro_batch: usize, ranks: usize, of: Of| {
+        let mut run = run.clone();
         run.batch.micro_batch = micro_batch;
-        let (plan, model, ..) = lay_out(&run, 0, ranks);
-        memory_rows(&plan, &model, ranks, ranks, 2).iter().map(|(_, bytes)| bytes).sum::<u64>()
+        rows(&run, ranks, of).iter().map(|(_, bytes)| bytes).sum::<u64>()
     };
     for (bytes, ranks) in [(300 << 20, 1), (1 << 30, 2), (7 << 30, 3)] {
-        let found = largest_micro_batch(&run(""), ranks, ranks, 2, bytes).unwrap();
-        assert!(needs(found, ranks) <= bytes && bytes < needs(found + 1, ranks), "{found} in {bytes} bytes");
+        // cuDNN would serve the second
+        let (fp32, bf16) = (run(""), run("[system]\nprecision = \"bf16\"\ndevice = \"cuda\""));
+        for (run, of) in [(&fp32, Of::Node { near: ranks, threads: 2 }), (&fp32, Of::Gpu { bytes }), (&bf16, Of::Gpu { bytes })] {
+            let found = largest_micro_batch(run, ranks, of, bytes).unwrap();
+            let [fits, not] = [found, found + 1].map(|n| needs(run, n, ranks, of));
+            assert!(fits <= bytes && bytes < not, "{found} in {bytes} bytes of {of:?}");
+        }
     }
-    assert_eq!(largest_micro_batch(&run("global_batch = 9"), 2, 2, 2, 7 << 30).unwrap(), 5);
-    let why = largest_micro_batch(&run(""), 1, 1, 2, 1 << 20).unwrap_err().to_string();
+    let of = Of::Node { near: 2, threads: 2 };
+    assert_eq!(largest_micro_batch(&run("global_batch = 9"), 2, of, 7 << 30).unwrap(), 5);
+    let why = largest_micro_batch(&run(""), 1, of, 1 << 20).unwrap_err().to_string();
     assert!(why.contains("for one sequence, found 1.00 MiB"), "{why}");
 }
 
@@ -141,4 +149,31 @@ fn plan_says_what_it_chose() {
     assert!(page.starts_with(&format!("micro-batch {found}: the largest that fits 2.00 GiB a rank")), "{page}");
     assert!(found > 8 && json["total_bytes_per_rank"].as_u64().unwrap() <= 2 << 30, "{json}");
     assert_eq!(json["config"]["batch"]["micro_batch"].as_u64(), Some(found));
+}
+
+/// A plan for a GPU: bf16 activations take half, cuDNN's attention is told with the memory that bounds it.
+#[test]
+fn a_gpu_is_planned_for_on_a_login_node() {
+    let options = |more: &'static str| {
+        let model = "--model llama3.2-1b --precision bf16 --micro-batch 4 --seq-len 1024 --zero 1 --ranks 8 --device cuda";
+        model.split(' ').chain(more.split(' ').filter(|word| !word.is_empty())).collect::<Vec<_>>()
+    };
+    let row = |json: &Value, name: &str| json["memory_bytes_per_rank"][name].as_u64().unwrap();
+    let (page, own) = plan(&options("--attention own"));
+    assert!(page.contains("counted for                a GPU\n"), "{page}");
+    let (page, open) = plan(&options(""));
+    // 2 B H T² bytes: 4 × 32 × 2²⁰ × 2
+    assert!(page.contains("a GPU; attention by cuDNN, where it serves, takes some 256 MiB more"), "{page}");
+    assert_eq!(row(&own, "device"), row(&open, "device"));
+    let (page, with) = plan(&options("--gpu-memory 80"));
+    assert!(page.contains("a GPU\n"), "{page}");
+    assert_eq!(row(&with, "device") - row(&own, "device"), 256 << 20);
+    // An eighth of it is the most that it is given.
+    let (page, little) = plan(&options("--gpu-memory 1"));
+    assert!(page.contains("takes some 128 MiB more"), "{page}");
+    assert_eq!(row(&little, "device") - row(&own, "device"), 128 << 20);
+
+    let (page, most) = plan(&options("--micro-batch max --gpu-memory 64"));
+    assert!(page.starts_with(&format!("micro-batch {}: the largest that fits 57.6 GiB a rank", most["micro_batch"])), "{page}");
+    assert!(most["total_bytes_per_rank"].as_f64().unwrap() <= 0.9 * f64::from(1 << 30) * 64.0);
 }

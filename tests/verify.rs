@@ -4,7 +4,7 @@
 mod program;
 
 use llm_train::commands::verify::{STEPS, VerifyArgs, check_ops, run_of_record, run_with, write_corpus};
-use llm_train::commands::{plan, verify};
+use llm_train::commands::{count, verify};
 use llm_train::data::{Data, Order, Reading, Share};
 use llm_train::device::{Device, Precision};
 use llm_train::launch::Launch;
@@ -42,7 +42,7 @@ fn losses(steps: usize, precision: Precision, make: impl Fn(&Plan) -> Device) ->
     let (global_batch, micro_batch) = (run.global_batch(), run.batch.micro_batch);
     let share = Share { rank: 0, ranks: 1, micro_batch, global_batch };
 
-    let (plan, model, optim, _) = plan::lay_out(&run, 0, 1);
+    let (plan, model, optim, _) = count::lay_out(&run, 0, 1);
     let dev = make(&plan);
     model.prepare(&dev);
     model.init(&dev, run.train.seed);

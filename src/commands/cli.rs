@@ -53,6 +53,9 @@ pub struct PlanArgs {
     /// For --micro-batch max: what a node's ranks may use together, in GiB [default: what this machine has free]
     #[arg(long, value_name = "GIB", value_parser = above_zero)]
     pub node_memory: Option<f64>,
+    /// With --device cuda: what a GPU has, in GiB, for --micro-batch max and for what cuDNN's attention may take
+    #[arg(long, value_name = "GIB", value_parser = above_zero)]
+    pub gpu_memory: Option<f64>,
 }
 
 /// Let a model go on from a text.

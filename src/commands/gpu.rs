@@ -10,13 +10,13 @@
 use crate::checkpoint::{Attended, Progress};
 use crate::comm::Network;
 use crate::commands::attention::{Again, CANNOT, WITHIN, again};
-use crate::commands::plan;
+use crate::commands::count;
 use crate::config::{self, Carrier, DeviceKind, Run};
 use crate::device::Device;
 use crate::device::Precision;
 use crate::device::cuda::cudnn::{self, Attention, Sdpa};
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::launch::{Launch, Seat};
 use crate::metrics::{memory, units};
 use crate::model::{Decoder, Input};
@@ -50,9 +50,7 @@ pub fn choose(run: &Run, launch: &Launch) -> Result<Option<Chosen>> {
     let chosen = found.and_then(|gpu| with_kernels(run, launch, gpu));
     match chosen {
         Ok(chosen) => Ok(Some(chosen)),
-        Err(e) if run.system.device == DeviceKind::Cuda => {
-            bad_input!("{}: expected a GPU that can be used, found: {e}", run.settings.named("system.device"))
-        }
+        Err(e) if run.system.device == DeviceKind::Cuda => Err(unusable(run, e)),
         Err(e) => {
             // A machine without GPUs is nothing to speak of; one whose GPU is of no use is.
             if launch.leads() && cuda::count().is_ok_and(|n| n > 0) {
@@ -104,14 +102,80 @@ pub fn extent(model: &Decoder, ranks: usize) -> Extent {
     Extent { activations: model.activations(), rows, width, heads, head, ranks, ..Extent::default() }
 }
 
+/// What a training run asks of a GPU beside its plan.
+fn extent_of(run: &Run, model: &Decoder, ranks: usize) -> Extent {
+    // One rank reduces nothing, unless it was asked to.
+    let reduces = ranks > 1 || run.system.comm == Carrier::Nccl;
+    let longest = model.groups().iter().map(|g| g.grads.len()).max().unwrap_or(0);
+    let halved = if run.system.reduce_bf16 && reduces { longest } else { 0 };
+    let plain = run.system.attention == config::Attention::Plain;
+    let (any_order, apart) = (run.system.nondeterministic, !run.system.fused);
+    Extent { halved, any_order, plain, apart, ..extent(model, ranks) }
+}
+
+/// The rows of the memory table of a rank whose attention takes so much workspace.
+pub fn rows(run: &Run, plan: &Plan, model: &Decoder, ranks: usize, workspace: u64) -> Vec<(&'static str, u64)> {
+    let kind = |kind: Kind| plan.bytes(kind) as u64;
+    let (extent, precision) = (extent_of(run, model, ranks), run.system.precision);
+    let planned = cuda::planned(plan, &extent, precision) as u64;
+    let (parameters, gradients, optimizer) = (kind(Kind::Parameters), kind(Kind::Gradients), kind(Kind::Optimizer));
+    vec![
+        ("parameters", parameters),
+        ("gradients", gradients),
+        ("optimizer", optimizer),
+        ("activations", planned - parameters - gradients - optimizer),
+        ("device", cuda::beside(plan, &extent, precision) as u64 + workspace),
+    ]
+}
+
+/// Whether cuDNN's attention can serve a run.
+fn serves(run: &Run, of: &Sdpa) -> bool {
+    run.system.precision == Precision::Bf16 && cudnn::serves(of) && !run.data.reset_attention
+}
+
+/// Bytes that cuDNN's attention is expected to take on a GPU of `memory` bytes, before it is asked: the gradient of the scores, which
+/// a deterministic backward keeps, 2 B H T².
+pub fn expected_workspace(run: &Run, model: &Decoder, memory: u64) -> u64 {
+    let of = sdpa(model);
+    let whole = 2 * (of.batch * of.heads * of.seq * of.seq) as u64;
+    match run.system.attention {
+        config::Attention::Own | config::Attention::Plain => 0,
+        _ if !serves(run, &of) => 0,
+        config::Attention::Cudnn => whole,
+        config::Attention::Auto => whole.min(memory / MOST_WORKSPACE),
+    }
+}
+
+/// Bytes that are free for this rank on its GPU, which others may share, and those that the GPU has; `None` where the run has none.
+/// Everyone looks before anyone takes.
+///
+/// Errors, on all ranks: `Input`: a GPU was asked for, and is not there.
+pub fn room(run: &Run, launch: &Launch) -> Result<Option<(f64, u64)>> {
+    if run.system.device == DeviceKind::Cpu {
+        return Ok(None);
+    }
+    let gpu = match launch.agree(Gpu::of(launch.local_rank)) {
+        Ok(gpu) => gpu,
+        Err(e) if run.system.device == DeviceKind::Cuda => return Err(unusable(run, e)),
+        Err(_) => return Ok(None),
+    };
+    let seats = launch.seats(&gpu.bus);
+    let on_this = |rank: &usize| seats[*rank].bus == gpu.bus && launch.ranks[*rank].host == launch.host();
+    let sharing = (0..launch.size()).filter(on_this).count();
+    Ok(Some((gpu.free() as f64 / sharing as f64, gpu.memory as u64)))
+}
+
+fn unusable(run: &Run, e: Error) -> Error {
+    Error::Input(format!("{}: expected a GPU that can be used, found: {e}", run.settings.named("system.device")))
+}
+
 impl Chosen {
     /// Decides what computes attention, and says so: what did in the run that is gone on with, where it can. All ranks decide alike.
     ///
     /// Errors, on all ranks: cuDNN was asked for, and does not serve (`Input`), is missing or has no engine (`Failed`).
     pub fn with_attention(mut self, run: &Run, launch: &Launch, model: &Decoder, stored: Option<&Attended>) -> Result<Chosen> {
         let (asked, of) = (run.system.attention, sdpa(model));
-        let bf16 = run.system.precision == Precision::Bf16;
-        let serves = bf16 && cudnn::serves(&of) && !run.data.reset_attention;
+        let serves = serves(run, &of);
         let must = asked == config::Attention::Cudnn;
         if must && !serves {
             let name = run.settings.named("system.attention");
@@ -193,33 +257,10 @@ impl Chosen {
         }
     }
 
-    fn extent(&self, run: &Run, model: &Decoder) -> Extent {
-        let ranks = self.seats.len();
-        // One rank reduces nothing, unless it was asked to.
-        let reduces = ranks > 1 || run.system.comm == Carrier::Nccl;
-        let longest = model.groups().iter().map(|g| g.grads.len()).max().unwrap_or(0);
-        let halved = if run.system.reduce_bf16 && reduces { longest } else { 0 };
-        let plain = run.system.attention == config::Attention::Plain;
-        let (any_order, apart) = (run.system.nondeterministic, !run.system.fused);
-        Extent { halved, any_order, plain, apart, ..extent(model, ranks) }
-    }
-    /// Bytes beside the plan's.
-    pub fn beside(&self, run: &Run, plan: &Plan, model: &Decoder) -> u64 {
-        let workspace = self.attention.as_ref().map_or(0, |a| a.workspace_of(model.shape().micro_batch));
-        (cuda::beside(plan, &self.extent(run, model), run.system.precision) + workspace) as u64
-    }
     /// The rows of the memory table.
     pub fn rows(&self, run: &Run, plan: &Plan, model: &Decoder) -> Vec<(&'static str, u64)> {
-        let kind = |kind: Kind| plan.bytes(kind) as u64;
-        let planned = cuda::planned(plan, &self.extent(run, model), run.system.precision) as u64;
-        let (parameters, gradients, optimizer) = (kind(Kind::Parameters), kind(Kind::Gradients), kind(Kind::Optimizer));
-        vec![
-            ("parameters", parameters),
-            ("gradients", gradients),
-            ("optimizer", optimizer),
-            ("activations", planned - parameters - gradients - optimizer),
-            ("device", self.beside(run, plan, model)),
-        ]
+        let workspace = self.attention.as_ref().map_or(0, |a| a.workspace_of(model.shape().micro_batch));
+        rows(run, plan, model, self.seats.len(), workspace as u64)
     }
 
     /// Takes the memory, which is counted first.
@@ -232,7 +273,7 @@ impl Chosen {
             let fits = |micro_batch: usize| {
                 let mut smaller = run.clone();
                 smaller.batch.micro_batch = micro_batch;
-                let (plan, model, ..) = plan::lay_out_on_gpu(&smaller, launch.rank(), launch.size());
+                let (plan, model, ..) = count::lay_out_on_gpu(&smaller, launch.rank(), launch.size());
                 needs(&plan, &model) <= free
             };
             let largest = largest_below(run.batch.micro_batch, fits);
@@ -244,7 +285,8 @@ impl Chosen {
             failed!("{said}; {instead}\n{}", memory::table(&self.rows(run, plan, model), None));
         }
         let precision = run.system.precision;
-        let device = Cuda::new(&self.gpu, plan, &self.extent(run, model), precision, &self.kernels, self.attention.clone())?;
+        let extent = extent_of(run, model, self.seats.len());
+        let device = Cuda::new(&self.gpu, plan, &extent, precision, &self.kernels, self.attention.clone())?;
         Ok(Device::Cuda(Box::new(device)))
     }
 }

@@ -4,6 +4,7 @@ pub mod alone;
 pub mod attention;
 pub mod bench;
 pub mod cli;
+pub mod count;
 pub mod energy;
 pub mod eval;
 pub mod gauge;

@@ -1,36 +1,89 @@
-//! Whether a run fits the memory of its nodes, asked before any is taken. Of a GPU's: `gpu.rs`.
+//! What a run needs of memory, held against what there is before any is taken; and the largest micro-batch that fits.
 //!
 //! ```text
-//! available on a node / its ranks  >=  what the plan counts for a rank        launch/memory.rs, commands/plan.rs
+//! a processor's     available on a node / its ranks  >=  what the plan counts for a rank        launch/memory.rs, count.rs
+//! a GPU's           free on it / its ranks           >=  the same, and what cuDNN's attention may take          gpu.rs
 //! ```
 use crate::bad_input;
-use crate::commands::{plan, say};
-use crate::config::{DeviceKind, Run};
+use crate::commands::{count, gpu, say};
+use crate::config::Run;
 use crate::error::Result;
 use crate::launch::{self, Launch};
 use crate::metrics::units::bytes;
 
-/// `--micro-batch max`: the largest micro-batch that fits every node.
-///
-/// Errors: `Input`: not even one sequence does, or it is asked for on GPUs.
-pub fn settle_micro_batch(run: &mut Run, launch: &Launch) -> Result<()> {
-    if run.system.device != DeviceKind::Cpu && crate::device::cuda::count().is_ok_and(|n| n > 0) {
-        let name = run.settings.named("batch.micro_batch");
-        bad_input!("{name}: expected a number on GPUs, whose message of what does not fit tells the largest, found max");
+/// Of the memory that is there, what a rank may count on: the rest is for whatever else the node or the GPU holds.
+pub const SHARE: f64 = 0.9;
+
+/// Whose memory it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Of {
+    /// A processor's, where so many ranks read each other's memory and each has so many threads.
+    Node { near: usize, threads: usize },
+    /// That of a GPU which has so many bytes in all.
+    Gpu { bytes: u64 },
+}
+
+/// The table of memory: what a rank needs, kind by kind.
+pub fn rows(run: &Run, ranks: usize, of: Of) -> Vec<(&'static str, u64)> {
+    match of {
+        Of::Node { near, threads } => {
+            let (plan, model, ..) = count::lay_out(run, 0, ranks);
+            count::memory_rows(&plan, &model, ranks, near, threads)
+        }
+        Of::Gpu { bytes } => {
+            let (plan, model, ..) = count::lay_out_on_gpu(run, 0, ranks);
+            gpu::rows(run, &plan, &model, ranks, gpu::expected_workspace(run, &model, bytes))
+        }
     }
+}
+
+/// The largest micro-batch whose memory, all rows of the table together, is at most `room` bytes a rank; not more than a step has
+/// for a rank where the global batch is given.
+///
+/// Errors: not even one sequence fits.
+pub fn largest_micro_batch(run: &Run, ranks: usize, of: Of, room: u64) -> Result<usize> {
+    let needs = |micro_batch: usize| {
+        let mut tried = run.clone();
+        tried.batch.micro_batch = micro_batch;
+        rows(&tried, ranks, of).iter().map(|(_, bytes)| bytes).sum::<u64>()
+    };
+    if needs(1) > room {
+        let (needed, found) = (bytes(needs(1)), bytes(room));
+        bad_input!("{}: expected {needed} a rank for one sequence, found {found}", run.settings.named("batch.micro_batch"));
+    }
+    let most = run.batch.global_batch.map_or(1 << 20, |batch| batch.div_ceil(ranks));
+    let (mut yes, mut no) = (1, 2);
+    while no <= most && needs(no) <= room {
+        (yes, no) = (no, 2 * no);
+    }
+    let mut no = no.min(most + 1);
+    while no - yes > 1 {
+        let middle = usize::midpoint(yes, no);
+        if needs(middle) <= room { yes = middle } else { no = middle }
+    }
+    Ok(yes)
+}
+
+/// `--micro-batch max`: the largest that fits every node, or every GPU.
+///
+/// Errors, on all ranks: `Input`: not even one sequence does, or a GPU is asked for and not there.
+pub fn settle_micro_batch(run: &mut Run, launch: &Launch) -> Result<()> {
     let near = if run.system.shared_sums { launch.local_size } else { 1 };
-    let each: Vec<f64> = launch.comm().exchange(&[plan::SHARE * share(launch)]).concat();
-    let least = each.into_iter().fold(f64::INFINITY, f64::min) as u64;
-    let found = launch.agree(plan::largest_micro_batch(run, launch.size(), near, launch.threads, least))?;
-    let found = launch.comm().exchange(&[found as f64]).iter().map(|n| n[0]).fold(f64::INFINITY, f64::min) as usize;
+    let (of, share) = match gpu::room(run, launch)? {
+        Some((free, bytes)) => (Of::Gpu { bytes }, free),
+        None => (Of::Node { near, threads: launch.threads }, share(launch)),
+    };
+    let least = |mine: f64| launch.comm().exchange(&[mine]).concat().into_iter().fold(f64::INFINITY, f64::min);
+    let room = least(SHARE * share) as u64;
+    let found = least(launch.agree(largest_micro_batch(run, launch.size(), of, room))? as f64) as usize;
     if launch.leads() {
-        say(format_args!("micro-batch {found}: the largest that fits {} a rank", bytes(least)));
+        say(format_args!("micro-batch {found}: the largest that fits {} a rank", bytes(room)));
     }
     run.settle(found);
     Ok(())
 }
 
-/// Everyone looks before anyone takes. `near` of the ranks read each other's memory; `rows`: the table of memory.
+/// Whether a processor's memory is enough. Everyone looks before anyone takes. `rows`: the table of memory.
 ///
 /// Errors, on all ranks: `Input`, naming a node that has less than its ranks need, and the micro-batch that would fit.
 pub fn check(run: &Run, launch: &Launch, near: usize, rows: &[(&str, u64)]) -> Result<()> {
@@ -38,7 +91,7 @@ pub fn check(run: &Run, launch: &Launch, near: usize, rows: &[(&str, u64)]) -> R
     let all = launch.comm().exchange(&[needed as f64, share(launch)]);
     let Some(rank) = all.iter().position(|rank| rank[1] < rank[0]) else { return Ok(()) };
     let least = all.iter().map(|rank| rank[1]).fold(f64::INFINITY, f64::min) as u64;
-    let instead = match plan::largest_micro_batch(run, launch.size(), near, launch.threads, least) {
+    let instead = match largest_micro_batch(run, launch.size(), Of::Node { near, threads: launch.threads }, least) {
         Ok(n) => format!("--micro-batch {n} would fit"),
         Err(_) => "not even --micro-batch 1 would fit, but --recompute block, --zero 1 and more nodes take less".into(),
     };

@@ -8,13 +8,13 @@ use crate::checkpoint::{self, Keep, Moments, Progress};
 use crate::comm::Network;
 use crate::commands::attention;
 use crate::commands::cli::VERSION;
+use crate::commands::count;
 use crate::commands::energy::Meter;
 use crate::commands::eval::Evaluator;
 use crate::commands::gauge::Gauge;
 use crate::commands::gpu;
 use crate::commands::kernels;
 use crate::commands::output::Output;
-use crate::commands::plan;
 use crate::commands::room;
 use crate::commands::{check_file, check_json};
 use crate::config::{Init, Resume, Run, Source};
@@ -113,13 +113,13 @@ impl Session {
         launch::phase("laying out the model");
         let clock = Instant::now();
         let gpu = gpu::choose(run, launch)?;
-        let lay_out = if gpu.is_some() { plan::lay_out_on_gpu } else { plan::lay_out };
+        let lay_out = if gpu.is_some() { count::lay_out_on_gpu } else { count::lay_out };
         let (plan, model, optim, stage) = lay_out(run, launch.rank(), launch.size());
         let had = resumed.as_ref().and_then(|(_, progress)| progress.attention.as_ref());
         let gpu = gpu.map(|gpu| gpu.with_attention(run, launch, &model, had)).transpose()?;
-        let front = if gpu.is_some() { None } else { shared_memory(run, launch, plan::front(&plan, &model)) };
+        let front = if gpu.is_some() { None } else { shared_memory(run, launch, count::front(&plan, &model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
-        let mut rows = plan::memory_rows(&plan, &model, launch.size(), near, launch.threads);
+        let mut rows = count::memory_rows(&plan, &model, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
         let products = match &gpu {
             None => launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?,
@@ -397,7 +397,7 @@ fn introduce(
     console.say(&format!("numerics: {}", run.numerics()));
     launch.warnings(seats).iter().for_each(|warning| log::warn!("{warning}"));
     data.describe().iter().for_each(|line| console.say(&format!("corpus {line}")));
-    console.say(&format!("\n{}\n{}", plan::parameter_table(model), metrics::memory::table(rows, None)));
+    console.say(&format!("\n{}\n{}", count::parameter_table(model), metrics::memory::table(rows, None)));
     let going_on = if from > 0 { format!(", going on after step {from}") } else { String::new() };
     console.say(&format!("{steps} steps of {} tokens{going_on}", run.tokens_per_step()));
 }

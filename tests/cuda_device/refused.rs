@@ -1,4 +1,5 @@
 //! What is missing or too small is one sentence, not a panic.
+use crate::program::alone;
 use crate::scene::{Precision, Run, stubs, tiny};
 use std::os::unix::fs::symlink;
 
@@ -86,6 +87,32 @@ fn too_little_memory_is_said_before_any_is_taken() {
     assert!(said.contains("H100") && ended.err.contains("activations"), "{ended}");
     let Some(run) = Run::cuda(tiny()) else { return };
     run.with("STUB_MEMORY", "1000000").job().run().with_code(2).sentence(&["not even --micro-batch 1"]);
+}
+
+/// A plan without a GPU counts what a run on one takes, also for the largest micro-batch that fits.
+#[test]
+fn plan_and_run_agree_on_the_largest_that_fits() {
+    const MEMORY: f64 = 40e6;
+    let options = "--model nano --layers 2 --width 32 --heads 2 --vocab 200 --seq-len 16 --synthetic-data --zero 1 --steps 1 --attention own";
+    let table = |out: &str| {
+        let rows = out.split_once("memory per rank").expect("a memory table").1.lines().skip(1);
+        let row = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        rows.map(row).take_while(|row| !row.is_empty()).collect::<Vec<_>>()
+    };
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        let Some(run) = Run::cuda(&format!("{options} --micro-batch max")) else { return };
+        let ran = run.precision(precision).ranks(2).with("STUB_MEMORY", &MEMORY.to_string()).job().done();
+        let found = ran.after("micro-batch ").split_once(": the largest that fits 34.3 MiB a rank").expect("its words").0;
+        assert!(found.parse::<usize>().unwrap() > 8, "{ran}");
+        let plan = |more: &str| {
+            let name = precision.name();
+            alone(&format!("plan {options} --precision {name} --device cuda --ranks 2 {more}")).done()
+        };
+        assert_eq!(table(&plan(&format!("--micro-batch {found}")).out), table(&ran.out));
+        let gib = MEMORY / f64::from(1 << 30);
+        let planned = plan(&format!("--micro-batch max --gpu-memory {gib}"));
+        assert_eq!(planned.after("micro-batch ").split(':').next(), Some(found), "{planned}");
+    }
 }
 
 #[test]

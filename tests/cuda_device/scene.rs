@@ -17,7 +17,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Precision::Fp32 => "fp32",
             Precision::Bf16 => "bf16",

@@ -1,6 +1,6 @@
 //! A small training run on the ranks of a world, as `commands/train.rs` has it, without what surrounds it.
 use llm_train::comm::Collective;
-use llm_train::commands::plan;
+use llm_train::commands::count;
 use llm_train::data::{Data, Reading, Share};
 use llm_train::device::{Cpu, Device, Memory, Precision, Rounding};
 use llm_train::model::{Config, Decoder, Input, Recompute, Shape};
@@ -43,7 +43,7 @@ pub fn train_in(world: &dyn Collective, config: &Config, case: &Case, share: imp
     let model = Decoder::plan(&mut plan, config, Shape { micro_batch, seq }, recompute, ranks);
     let hyper = Hyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_embeddings: true };
     let optim = AdamW::plan(&mut plan, parallel::owned(model.groups(), stage, rank, ranks), hyper);
-    let front = share(plan::front(&plan, &model));
+    let front = share(count::front(&plan, &model));
     let mut dev = Device::cpu_in(front, &plan, 1, &[], precision).unwrap();
     if weights_bf16 {
         dev.round_at_random(Rounding::new(1, model.groups().iter().map(|g| &g.weights)));

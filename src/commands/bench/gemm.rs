@@ -8,8 +8,8 @@
 //! n: the rows of a pass, or of a chunk of the head's. On a GPU, where the host only puts work into a stream, many products in a row are
 //! timed, and dx and dW together.
 use crate::commands::bench::{machine, tallied};
+use crate::commands::count;
 use crate::commands::kernels;
-use crate::commands::plan;
 use crate::commands::{check_json, tell, write_json};
 use crate::config::{DeviceKind, Run};
 use crate::device::cuda::{self, Cuda, Extent, Gpu};
@@ -34,7 +34,7 @@ pub fn run(run: &Run) -> Result<()> {
     let mut run = run.clone();
     run.validate_for(1)?;
     let (precision, threads) = (run.system.precision, run.system.threads.unwrap_or_else(usable_cores));
-    let (_, model, ..) = plan::lay_out(&run, 0, 1);
+    let (_, model, ..) = count::lay_out(&run, 0, 1);
     let (c, rows) = (&run.model.config, run.batch.micro_batch * run.batch.seq_len);
     let attention = c.heads * c.head_dim;
     let layers = [
