@@ -48,6 +48,10 @@ impl Scale {
         let room = 0.06 * (max - min).max(1e-3 * max.abs());
         Scale::linear(min - room, max + room)
     }
+    /// What the numbers are in, and how they lie where that is not even.
+    pub fn words(&self, unit: &str) -> String {
+        format!("{unit}{}", if self.log { ", logarithmic" } else { "" })
+    }
     pub fn place(&self, value: f64) -> f64 {
         let part = if self.log {
             (value / self.from).ln() / (self.to / self.from).ln()

@@ -131,7 +131,7 @@ fn panel(canvas: &Canvas, history: &History, which: Curve, place: Place) -> Draw
         Curve::GradientNorm => {
             let norm = curve(|r| r.grad_norm);
             let panel = panel(Scale::around(norm.iter().map(|p| p.1), 8.0));
-            panel.frame("Gradient norm", "before clipping", &[])?;
+            panel.frame("Gradient norm", &panel.y.words("before clipping"), &[])?;
             simple(&panel, history, &norm, GREEN)
         }
         Curve::Throughput => {
@@ -176,7 +176,7 @@ fn draw_loss(panel: &Panel, history: &History, loss: &[(f64, f64)]) -> Drawn {
             legend.push((format!("{}: {:.3}", e.set.name, last.loss), *color));
         }
     }
-    panel.frame("Loss", if panel.y.log { "nats per token, logarithmic" } else { "nats per token" }, &legend)?;
+    panel.frame("Loss", &panel.y.words("nats per token"), &legend)?;
     marks(panel, history)?;
     let thinned = thin(loss, 500);
     if loss.len() > 500 {
@@ -251,4 +251,17 @@ fn draw_times(panel: &Panel, history: &History) -> Drawn {
 /// Where the run was resumed.
 fn marks(panel: &Panel, history: &History) -> Drawn {
     history.starts.iter().map(|s| s.resumed_step as f64).filter(|&step| step > panel.x.from).try_for_each(|step| panel.mark(step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logarithmic_axis_says_that_it_is_one() {
+        let step = |step: u64| StepRecord { step, loss: 2.0, grad_norm: step as f64, ..Default::default() };
+        let drawn = |steps: u64| draw(&History { steps: (1..=steps).map(step).collect(), ..Default::default() }, "run");
+        assert!(drawn(100).contains("before clipping, logarithmic"));
+        assert!(!drawn(5).contains("logarithmic"));
+    }
 }

@@ -33,8 +33,7 @@ fn page(canvas: &Canvas, points: &[[f64; 3]], title: &str) -> Result<(), Drawing
     let x = Scale::around(points.iter().map(|p| p[0]), 1.0);
     let across = apart(points.iter().map(|p| p[0]), |devices| FRAME * x.place(devices));
     let place = |left: f64, y: Scale| Panel { canvas, left, top: 98.0, width: FRAME, height: 300.0, x, y };
-    let unit = |unit: &str, scale: &Scale| format!("{unit}{}", if scale.log { ", logarithmic" } else { "" });
-    let below = |left: f64| text(canvas, left + FRAME, 436.0, 11.0, &FAINT, HPos::Right, &unit("devices", &x));
+    let below = |left: f64| text(canvas, left + FRAME, 436.0, 11.0, &FAINT, HPos::Right, &x.words("devices"));
     let first = points[0];
     let ideal: Vec<(f64, f64)> = points.iter().map(|p| (p[0], first[1] * p[0] / first[0])).collect();
 
@@ -42,7 +41,7 @@ fn page(canvas: &Canvas, points: &[[f64; 3]], title: &str) -> Result<(), Drawing
     let panel = place(64.0, Scale::around(measured().map(|p| p.1).chain(ideal.iter().map(|p| p.1)), 1.0));
     panel.frame_at(
         "Throughput",
-        &unit("tokens/s", &panel.y),
+        &panel.y.words("tokens/s"),
         &[("measured".into(), BLUE), ("in proportion".into(), GREY)],
         &across,
     )?;
