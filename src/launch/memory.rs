@@ -1,10 +1,26 @@
 //! Memory that a node still has for its ranks.
 //!
 //! ```text
-//! MemAvailable of /proc/meminfo, or less where the control group of the process, or one above it, has a limit (version 2:
-//! memory.max − memory.current, and what files in cache take of the latter: they give way)
+//! MemAvailable of /proc/meminfo, or less where the control group of the process, or one above it, has a limit:
+//! limit − (used − files in cache, which give way)
+//!
+//!             limit                    used                     files in cache, of memory.stat
+//! version 2   memory.max               memory.current           active_file, inactive_file
+//! version 1   memory.limit_in_bytes    memory.usage_in_bytes    total_active_file, total_inactive_file
 //! ```
 use std::path::Path;
+
+/// Of both versions: what stands before the group's path in /proc/self/cgroup, where the groups' folders lie, and the files' names.
+const VERSIONS: [(&str, &str, &str, &str, [&str; 2]); 2] = [
+    ("0::", "sys/fs/cgroup", "memory.max", "memory.current", ["active_file ", "inactive_file "]),
+    (
+        ":memory:",
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ["total_active_file ", "total_inactive_file "],
+    ),
+];
 
 /// Bytes; `None` where the system does not tell.
 pub fn available() -> Option<u64> {
@@ -18,14 +34,17 @@ pub fn available_in(root: &Path) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let mut least = 1024 * line.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
     let groups = text("proc/self/cgroup");
-    let mine = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().trim().to_string();
-    for group in Path::new(&mine).ancestors() {
-        let number = |name: &str| text(&format!("sys/fs/cgroup/{}/{name}", group.display())).trim().parse::<u64>().ok();
-        if let (Some(most), Some(used)) = (number("memory.max"), number("memory.current")) {
-            let stat = text(&format!("sys/fs/cgroup/{}/memory.stat", group.display()));
-            let part = |name: &str| stat.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok()).unwrap_or(0);
-            let cached = part("active_file ") + part("inactive_file ");
-            least = least.min(most.saturating_sub(used.saturating_sub(cached)));
+    for (line, root, limit, used, cached) in VERSIONS {
+        let mine = groups.lines().find_map(|group| group.split_once(line)).map_or("", |(_, path)| path.trim());
+        for group in Path::new(mine).ancestors() {
+            let file = |name: &str| text(&format!("{root}{}/{name}", group.display()));
+            let [limit, used] = [limit, used].map(|name| file(name).trim().parse::<u64>().ok());
+            if let (Some(limit), Some(used)) = (limit, used) {
+                let stat = file("memory.stat");
+                let part = |name: &&str| stat.lines().find_map(|l| l.strip_prefix(*name)?.trim().parse::<u64>().ok());
+                let cached: u64 = cached.iter().filter_map(part).sum();
+                least = least.min(limit.saturating_sub(used.saturating_sub(cached)));
+            }
         }
     }
     Some(least)
@@ -53,6 +72,13 @@ mod tests {
         assert_eq!(available_in(&root), Some(600));
         write("sys/fs/cgroup/job/memory.stat", "anon 90\nfile 310\nactive_file 100\ninactive_file 200\n");
         assert_eq!(available_in(&root), Some(900));
+        // Version 1, with both mounted as on a system between the two.
+        write("proc/self/cgroup", "9:cpu,cpuacct:/x\n4:memory:/slurm/job_7/step_0\n0::/job/step\n");
+        write("sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes", "700\n");
+        write("sys/fs/cgroup/memory/slurm/job_7/memory.usage_in_bytes", "300\n");
+        assert_eq!(available_in(&root), Some(400));
+        write("sys/fs/cgroup/memory/slurm/job_7/memory.stat", "cache 99\ntotal_inactive_file 50\ntotal_active_file 30\n");
+        assert_eq!(available_in(&root), Some(480));
         std::fs::remove_dir_all(&root).unwrap();
         assert!(available().is_some_and(|bytes| bytes > 1 << 20));
     }
