@@ -16,8 +16,8 @@
 //! (outputs, inputs).
 #![allow(clippy::too_many_arguments)] // an op names its outputs, inputs and parameters; a struct would only hide them
 pub mod checkpoint; // safetensors in Hugging Face layout, optimizer shards, atomic, elastic
-pub mod comm; //       sums and copies between ranks: solo, MPI
-pub mod commands; //   train (the loop), tokenize, plan, generate, eval, report
+pub mod comm; //       sums and copies between ranks: solo, MPI, NCCL
+pub mod commands; //   train (the loop), tokenize, plan, generate, eval, report, bench, verify
 pub mod config; //     as typed -> as meant
 pub mod data; //       memory-mapped corpora, blends, sampling as a pure function
 pub mod device; //     the arena, the gate, loans
