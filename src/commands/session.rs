@@ -108,6 +108,7 @@ impl Session {
             launch.agree(data.scan(launch.rank(), launch.size()))?;
         }
         let steps = launch.agree(run.steps(data.windows().unwrap_or(u64::MAX / 2)))?;
+        let changed = resumed.as_ref().and_then(|(_, progress)| changed_since(run, &progress.config));
         let corpus_seconds = clock.elapsed().as_secs_f64();
 
         launch::phase("laying out the model");
@@ -129,7 +130,7 @@ impl Session {
             }
         };
         let seats = gpu.as_ref().map_or(&[][..], |gpu| &gpu.seats);
-        introduce(run, launch, &console, &data, &model, seats, &rows, &products, from, steps);
+        introduce(run, launch, &console, &data, &model, seats, &rows, &products, from, steps, changed.as_deref());
 
         if gpu.is_none() {
             room::check(run, launch, near, &rows)?;
@@ -154,8 +155,12 @@ impl Session {
         let start =
             Start { energy_of: meter.of().into(), ..start_record(run, launch, &model, steps, corpus_seconds, model_seconds) };
         let continues = resumed.is_some().then_some(from);
-        let metrics = launch
-            .agree(launch.leads().then(|| open_metrics(run, launch, &device, seats, &start, &first, continues)).transpose())?;
+        let metrics = launch.agree(
+            launch
+                .leads()
+                .then(|| open_metrics(run, launch, &device, seats, &start, &first, continues, changed.as_deref()))
+                .transpose(),
+        )?;
         let o = &run.optim;
         let schedule = optim::Schedule { curve: o.schedule, lr: o.lr, min_lr: o.min_lr, warmup: run.warmup_steps(steps), steps };
         let session =
@@ -374,6 +379,12 @@ fn specs(corpora: &[crate::config::Corpus], order: Order, reading: &Reading) -> 
     Ok(paths.iter().zip(weights).map(|(path, weight)| format!("{path}:{weight}")).collect())
 }
 
+/// What is not as in the run that is gone on with, in words.
+fn changed_since(run: &Run, before: &str) -> Option<String> {
+    let changed = run.settings.changed_since(before)?;
+    (!changed.is_empty()).then(|| format!("changed since then: {}", changed.join(", ")))
+}
+
 /// What is said before the first step.
 fn introduce(
     run: &Run,
@@ -386,6 +397,7 @@ fn introduce(
     products: &str,
     from: u64,
     steps: u64,
+    changed: Option<&str>,
 ) {
     if !launch.leads() {
         return;
@@ -400,6 +412,9 @@ fn introduce(
     console.say(&format!("\n{}\n{}", count::parameter_table(model), metrics::memory::table(rows, None)));
     let going_on = if from > 0 { format!(", going on after step {from}") } else { String::new() };
     console.say(&format!("{steps} steps of {} tokens{going_on}", run.tokens_per_step()));
+    if let Some(changed) = changed {
+        console.say(changed);
+    }
 }
 
 fn start_record(run: &Run, launch: &Launch, model: &Decoder, steps: u64, corpus: f64, filled: f64) -> Start {
@@ -435,6 +450,7 @@ fn open_metrics(
     start: &Start,
     evals: &[EvalSet],
     resumed: Option<u64>,
+    changed: Option<&str>,
 ) -> Result<MetricsFile> {
     let out: &Path = &run.train.out;
     std::fs::create_dir_all(out).map_err(|e| Error::Failed(format!("{}: cannot be made: {e}", out.display())))?;
@@ -448,6 +464,7 @@ fn open_metrics(
     };
     let ranks: Vec<metrics::Rank> = launch.ranks.iter().enumerate().map(rank).collect();
     let mut file = MetricsFile::open(&out.join("metrics.h5"), start, &ranks, evals, resumed)?;
+    changed.map_or(Ok(()), |changed| file.event(resumed.unwrap_or(0), changed))?;
     launch.warnings(seats).iter().try_for_each(|text| file.event(resumed.unwrap_or(0), &format!("warning: {text}")))?;
     Ok(file)
 }

@@ -242,6 +242,18 @@ impl Settings {
         text
     }
 
+    /// What is another value than in `before`, as [`Settings::to_toml`] wrote it: `optim.lr 0.001 -> 0.0003`. Not where files are written,
+    /// and when: that changes no number. `None` where `before` cannot be read, as it may be of another version.
+    pub fn changed_since(&self, before: &str) -> Option<Vec<String>> {
+        let mut then = Settings::defaults();
+        then.read_text(before, "the configuration before").ok()?;
+        let words = |setting: &Option<Setting>| setting.as_ref().map_or("not set".to_string(), |s| s.value.to_toml());
+        let keys = KEYS.iter().zip(then.places.iter().zip(&self.places));
+        let counts = |key: &Key| !["checkpoint", "log", "mlperf"].contains(&key.section) && key.path() != "train.out";
+        let changed = keys.filter(|(key, (was, is))| counts(key) && was != is);
+        Some(changed.map(|(key, (was, is))| format!("{} {} -> {}", key.path(), words(was), words(is))).collect())
+    }
+
     /// The values as a JSON object of objects; keys without a value are `null`.
     pub fn to_json(&self) -> serde_json::Value {
         let mut whole = serde_json::Map::new();

@@ -83,6 +83,19 @@ fn a_stopped_run_that_is_asked_again_stops_again_and_a_finished_one_does_nothing
     assert_eq!(scene.run("run").checkpoints(), before);
     assert_eq!(scene.run("run").losses().len(), 4);
     assert_eq!(scene.run("run").history().starts.len(), 2);
+    assert!(!again.out.contains("changed since then"), "{again}");
+}
+
+/// What is another value than before is said, and kept; where files go is no such thing.
+#[test]
+fn who_goes_on_otherwise_is_told_in_what() {
+    let scene = Scene::new();
+    alone(&scene.options("run")).done();
+    let other = format!("{} --lr 2e-3 --steps 6 --log-every 2", scene.options("run"));
+    let said = alone(&other).done().after("changed since then: ").to_string();
+    assert_eq!(said, "train.steps 4 -> 6, optim.lr 0.001 -> 0.002");
+    let events = scene.run("run").history().events;
+    assert!(events.iter().any(|e| e.step == 4 && e.text == format!("changed since then: {said}")), "{events:?}");
 }
 
 /// Killed in the one moment in which the checkpoint is complete and its step's row could still be in memory only: rank 0
