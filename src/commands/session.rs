@@ -118,6 +118,9 @@ impl Session {
         let (plan, model, optim, stage) = lay_out(run, launch.rank(), launch.size());
         let had = resumed.as_ref().and_then(|(_, progress)| progress.attention.as_ref());
         let gpu = gpu.map(|gpu| gpu.with_attention(run, launch, &model, had)).transpose()?;
+        if gpu.is_none() {
+            room::check(run, launch)?;
+        }
         let front = if gpu.is_some() { None } else { shared_memory(run, launch, count::front(&plan, &model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
         let mut rows = count::memory_rows(&plan, &model, launch.size(), near, launch.threads);
@@ -132,9 +135,6 @@ impl Session {
         let seats = gpu.as_ref().map_or(&[][..], |gpu| &gpu.seats);
         introduce(run, launch, &console, &data, &model, seats, &rows, &products, from, steps, changed.as_deref());
 
-        if gpu.is_none() {
-            room::check(run, launch, near, &rows)?;
-        }
         let dev = match &gpu {
             None => Device::cpu_in(front, &plan, launch.threads, launch.own_cores(), run.system.precision),
             Some(gpu) => gpu.open(run, launch, &plan, &model),
