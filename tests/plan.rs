@@ -166,11 +166,12 @@ fn a_gpu_is_planned_for_on_a_login_node() {
     assert!(page.contains("a GPU; attention by cuDNN, where it serves, takes some 256 MiB more"), "{page}");
     assert_eq!(row(&own, "device"), row(&open, "device"));
     let (page, with) = plan(&options("--gpu-memory 80"));
-    assert!(page.contains("a GPU\n"), "{page}");
+    assert!(page.contains("a GPU\n") && page.contains("fits                       yes: "), "{page}");
     assert_eq!(row(&with, "device") - row(&own, "device"), 256 << 20);
     // An eighth of it is the most that it is given.
     let (page, little) = plan(&options("--gpu-memory 1"));
-    assert!(page.contains("takes some 128 MiB more"), "{page}");
+    assert!(page.contains("takes some 128 MiB more") && page.contains("of 922 MiB that a rank may have"), "{page}");
+    assert!(page.contains("fits                       no: "), "{page}");
     assert_eq!(row(&little, "device") - row(&own, "device"), 128 << 20);
 
     let (page, most) = plan(&options("--micro-batch max --gpu-memory 64"));

@@ -348,8 +348,14 @@ fn bad_input_is_one_sentence_and_leaves_nothing() {
     refused(with(good.clone(), &|a| a.eod_token = Some("<end>".into())), &["<end>", "--eod-token"]);
     refused(with(good.clone(), &|a| a.val_fraction = 1.0), &["--val-fraction", "found 1"]);
     refused(with(good.clone(), &|a| (a.train_vocab, a.tokenizer) = (Some(100), None)), &["--train-vocab", "257", "100"]);
+    // Alone, the folder is gone too; of several ranks the last may still be at work in it.
+    let mut args = arguments(&[put("latin.txt", b"caf\xe9")], &dir.path().join("new/out"));
+    refused(alone(&args), &["latin.txt"]);
+    args.tokenizer = Some(good.clone());
+    refused(alone(&args), &["tokenizer.json"]);
+    assert!(!dir.path().join("new").exists());
     let empty = put("empty.txt", b"\n");
-    let mut args = arguments(&[empty], &out);
+    args = arguments(&[empty], &out);
     refused(alone(&args), &["--input", "without any"]);
     // An output that would replace an input.
     args = arguments(&[put("in.json", b"{\"text\": \"x\"}")], &dir.path().join("in"));

@@ -50,10 +50,10 @@ pub struct PlanArgs {
     /// How many of them share a node, and with it memory [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub ranks_per_node: Option<u32>,
-    /// For --micro-batch max: what a node's ranks may use together, in GiB [default: what this machine has free]
+    /// What a node's ranks may use together, in GiB [default, for --micro-batch max: 90 % of what this machine has free]
     #[arg(long, value_name = "GIB", value_parser = above_zero)]
     pub node_memory: Option<f64>,
-    /// With --device cuda: what a GPU has, in GiB, for --micro-batch max and for what cuDNN's attention may take
+    /// With --device cuda: what a GPU has, in GiB, of which a run may use 90 %
     #[arg(long, value_name = "GIB", value_parser = above_zero)]
     pub gpu_memory: Option<f64>,
 }
@@ -250,6 +250,20 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
     })
 }
 
+/// Options of sbatch that are often given too late.
+const SBATCH: [&str; 10] = [
+    "--account",
+    "--cpus-per-task",
+    "--gres",
+    "--mem",
+    "--nodes",
+    "--ntasks",
+    "--ntasks-per-node",
+    "--partition",
+    "--qos",
+    "--time",
+];
+
 /// clap's complaint as one sentence.
 fn sentence(e: &clap::Error) -> String {
     let context = |kind| match e.get(kind) {
@@ -263,11 +277,18 @@ fn sentence(e: &clap::Error) -> String {
         [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue].into_iter().find_map(context);
     let hint = hint.map_or("; --help lists what there is".to_string(), |h| format!("; did you mean {h}?"));
     match e.kind() {
-        ErrorKind::UnknownArgument => {
-            // What follows a script's name Slurm hands to the script, and the scripts of jobs/ to the program.
-            let of_sbatch = if slurm::job().is_some() { " (options of sbatch stand before the script's name)" } else { "" };
-            format!("unknown argument {argument}{hint}{of_sbatch}")
+        // What follows a script's name Slurm hands to the script, and the scripts of jobs/ to the program.
+        ErrorKind::UnknownArgument if slurm::job().is_some() && SBATCH.contains(&argument.as_str()) => {
+            format!("unknown argument {argument}: options of sbatch stand before the script's name")
         }
+        ErrorKind::UnknownArgument if slurm::job().is_some() => {
+            format!("unknown argument {argument}{hint} (options of sbatch stand before the script's name)")
+        }
+        ErrorKind::UnknownArgument => format!("unknown argument {argument}{hint}"),
+        ErrorKind::MissingSubcommand => match e.get(ContextKind::ValidSubcommand) {
+            Some(ContextValue::Strings(valid)) => format!("expected one of {}, found none", valid.join(", ")),
+            _ => "expected a command, found none".into(),
+        },
         ErrorKind::InvalidSubcommand => {
             format!("unknown command {}{hint}", context(ContextKind::InvalidSubcommand).unwrap_or_default())
         }

@@ -60,8 +60,15 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
         }
         Of::Node { .. } => "a processor; --device cuda counts for a GPU".into(),
     };
+    let needed: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
+    let given = if on_gpu { gpu_memory.map(|b| room::SHARE * b) } else { args.node_memory.map(|gib| gib * GIB / on_node as f64) };
+    let fits = given.map_or("not asked: --node-memory, or with --device cuda --gpu-memory, tells".to_string(), |each| {
+        let answer = if needed as f64 <= each { "yes" } else { "no" };
+        format!("{answer}: {} of {} that a rank may have", units::bytes(needed), units::bytes(each as u64))
+    });
     let lines = [
         ("counted for", counted),
+        ("fits", fits),
         ("ranks", ranks.to_string()),
         ("tokens per step", units::thousands(tokens)),
         ("passes per step and rank", micro_steps.to_string()),
@@ -73,10 +80,9 @@ pub fn run(run: &Run, args: &PlanArgs) -> Result<()> {
     tell(page);
     if let Some(file) = run.json_of_its_own() {
         let memory: serde_json::Map<_, _> = rows.iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
-        let total: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
         let all = json!({
             "ranks": ranks, "micro_batch": run.batch.micro_batch, "parameters": parameters,
-            "memory_bytes_per_rank": memory, "total_bytes_per_rank": total,
+            "memory_bytes_per_rank": memory, "total_bytes_per_rank": needed,
             "tokens_per_step": tokens, "micro_steps": micro_steps, "flops_per_token_full": flops.full,
             "flops_per_token_causal": flops.causal, "flops_per_step": flops.full * tokens as f64,
             "checkpoint_bytes": checkpoint, "config": run.to_json(),

@@ -62,8 +62,8 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     let file = metrics_file(out);
     let history = History::read(&file)?;
     let picture = args.output.clone().unwrap_or_else(|| file.with_file_name("report.svg"));
-    let html = draw(&history, &file, &picture)?;
     tell(page(&history, &file));
+    let html = draw(&history, &file, &picture)?;
     say(format_args!("picture: {}\npage: {}", picture.display(), html.display()));
     Ok(())
 }
@@ -79,9 +79,12 @@ pub fn draw(history: &History, file: &Path, picture: &Path) -> Result<PathBuf> {
 /// The run as HTML; `file` is where `history` was read.
 pub fn web_page(history: &History, file: &Path) -> Result<String> {
     let checkpoints = checkpoint::list(file.parent().unwrap_or(Path::new(".")))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64());
+    let now = SystemTime::now();
+    let written = file.metadata().and_then(|m| m.modified()).ok();
+    let silence = written.and_then(|written| now.duration_since(written).ok()).unwrap_or_default();
+    let now = now.duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64());
     let (name, state) = (name(file), State::of(file, history));
-    Ok(html::page(&html::Seen { name: &name, history, state, checkpoints: &checkpoints, now }))
+    Ok(html::page(&html::Seen { name: &name, history, state, silence, checkpoints: &checkpoints, now }))
 }
 
 fn metrics_file(out: &Path) -> PathBuf {
@@ -97,7 +100,7 @@ fn name(file: &Path) -> String {
 fn write(file: &Path, text: &str) -> Result<()> {
     match std::fs::write(file, text) {
         Ok(()) => Ok(()),
-        Err(e) => failed!("{}: cannot be written: {e}", file.display()),
+        Err(e) => failed!("{}: cannot be written: {e}; llm-train report --output FILE.svg draws elsewhere", file.display()),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::config::Run;
 use crate::error::Result;
 use crate::launch::{self, Launch};
 use crate::metrics::units::bytes;
+use crate::model::Recompute;
 
 /// Of the memory that is there, what a rank may count on: the rest is for whatever else the node or the GPU holds.
 pub const SHARE: f64 = 0.9;
@@ -49,7 +50,8 @@ pub fn largest_micro_batch(run: &Run, ranks: usize, of: Of, room: u64) -> Result
     };
     if needs(1) > room {
         let (needed, found) = (bytes(needs(1)), bytes(room));
-        bad_input!("{}: expected {needed} a rank for one sequence, found {found}", run.settings.named("batch.micro_batch"));
+        let (name, lighter) = (run.settings.named("batch.micro_batch"), lighter(run));
+        bad_input!("{name}: expected {needed} a rank for one sequence, found {found}; {lighter} take less");
     }
     let most = run.batch.global_batch.map_or(1 << 20, |batch| batch.div_ceil(ranks));
     let (mut yes, mut no) = (1, 2);
@@ -94,10 +96,17 @@ pub fn check(run: &Run, launch: &Launch) -> Result<()> {
     let least = all.iter().map(|rank| rank[1]).fold(f64::INFINITY, f64::min) as u64;
     let instead = match largest_micro_batch(run, launch.size(), of, least) {
         Ok(n) => format!("--micro-batch {n} would fit"),
-        Err(_) => "not even --micro-batch 1 would fit, but --recompute block, --zero 1 and more nodes take less".into(),
+        Err(_) => format!("not even --micro-batch 1 would fit, but {} take less", lighter(run)),
     };
     let [expected, found] = [all[rank][0], all[rank][1]].map(|n| bytes(n as u64));
     bad_input!("{}: expected {expected} of free memory for each rank, found {found}; {instead}", launch.ranks[rank].host)
+}
+
+/// What would take less memory, of what is not chosen yet.
+fn lighter(run: &Run) -> String {
+    let block = if run.system.recompute == Recompute::Block { "" } else { "--recompute block, " };
+    let zero = if run.system.zero > 0 { "" } else { "--zero 1, " };
+    format!("{block}{zero}fewer ranks a node and a smaller model")
 }
 
 /// Bytes of what this node has available that a rank may have; all there are where the system does not tell.

@@ -105,7 +105,11 @@ impl Session {
             log::warn!("the corpus is not the one that {} was trained on; samples are counted on in the new one", dir.display());
         }
         if run.data.check {
-            launch.agree(data.scan(launch.rank(), launch.size()))?;
+            let checked = launch.agree(data.scan(launch.rank(), launch.size()))?;
+            let all: f64 = launch.comm().exchange(&[checked as f64]).iter().map(|n| n[0]).sum();
+            if launch.leads() {
+                log::info!("{} tokens were read: all are of the vocabulary", metrics::units::thousands(all as u64));
+            }
         }
         let steps = launch.agree(run.steps(data.windows().unwrap_or(u64::MAX / 2)))?;
         let changed = resumed.as_ref().and_then(|(_, progress)| changed_since(run, &progress.config));
@@ -411,7 +415,7 @@ fn introduce(
     data.describe().iter().for_each(|line| console.say(&format!("corpus {line}")));
     console.say(&format!("\n{}\n{}", count::parameter_table(model), metrics::memory::table(rows, None)));
     let going_on = if from > 0 { format!(", going on after step {from}") } else { String::new() };
-    console.say(&format!("{steps} steps of {} tokens{going_on}", run.tokens_per_step()));
+    console.say(&format!("{} of {} tokens{going_on}", metrics::units::count(steps, "step"), run.tokens_per_step()));
     if let Some(changed) = changed {
         console.say(changed);
     }

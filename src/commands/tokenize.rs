@@ -150,6 +150,8 @@ pub fn run(
 ) -> Result<Option<Summary>> {
     assert!(rank < size, "rank {rank} of {size}");
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
+    // Dropped last, after the parts of files.
+    let _new = directory(args).filter(|directory| rank == 0 && !directory.exists()).map(New);
     let mut units = Vec::new();
     agree(source::units(args).map(|found| units = found).and_then(|()| if rank == 0 { prepare(args, &units) } else { Ok(()) }))?;
     let started = Instant::now();
@@ -182,11 +184,25 @@ fn prepare(args: &TokenizeArgs, units: &[Unit]) -> Result<()> {
             bad_input!("--output {output}: expected a prefix beside the inputs, found that {} is an input", file.display());
         }
     }
-    if let Some(directory) = args.output.parent().filter(|p| !p.as_os_str().is_empty()) {
+    if let Some(directory) = directory(args) {
         std::fs::create_dir_all(directory)
             .map_err(|e| Error::Input(format!("{}: expected a directory that can be made, found: {e}", directory.display())))?;
     }
     vocabulary::prepare(args, units)
+}
+
+/// Where the corpus is to lie.
+fn directory(args: &TokenizeArgs) -> Option<&Path> {
+    args.output.parent().filter(|p| !p.as_os_str().is_empty())
+}
+
+/// A directory that is made here, and goes again where nothing has come to lie in it.
+struct New<'a>(&'a Path);
+
+impl Drop for New<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(self.0);
+    }
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

@@ -327,7 +327,8 @@ impl Run {
         let steps = self.train.length.resolve(windows, self.global_batch() as u64, self.batch.seq_len as u64);
         let warmup = self.warmup_steps(steps);
         if warmup > steps {
-            bad_input!("{}: expected at most the run's {steps} steps, found {warmup}", self.settings.named("optim.warmup_steps"))
+            let name = self.settings.named("optim.warmup_steps");
+            bad_input!("{name}: expected at most the run's {steps} steps, found {warmup} (--warmup-steps gives another number)")
         }
         Ok(steps)
     }

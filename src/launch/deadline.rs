@@ -15,6 +15,7 @@
 //! The earlier of it and `--max-time` counts. Nobody waits for the answer, and only rank 0 needs it: one rank's wish to stop is
 //! everyone's, by the exchange at the end of each step.
 use super::slurm;
+use crate::metrics::units::duration;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -76,7 +77,8 @@ fn pause(left: f64) -> Duration {
 
 /// What is to be said of an end, if it is not the one that was known.
 fn news(known: f64, end: f64, now: f64) -> Option<String> {
-    let left = || format!("ends this job in {:.0} s: the run will save and leave before", end - now);
+    let time = || if end - now < 3600.0 { format!("{:.0} s", end - now) } else { duration(end - now) };
+    let left = || format!("ends this job in {}: the run will save and leave before", time());
     match (known.is_nan(), end.is_finite()) {
         (true, true) => Some(format!("Slurm {}", left())),
         (true, false) => None,

@@ -134,7 +134,10 @@ pub fn warnings(ranks: &[Place], domains: &[Domain], seats: &[Seat]) -> Vec<Stri
         let places: Vec<&Place> = members.iter().map(|rank| &ranks[*rank]).collect();
         wrong(&places).map(|text| format!("on {host} {text}"))
     };
-    let found = by_host(ranks).into_iter().find_map(wrong);
+    let found: Vec<String> = by_host(ranks).into_iter().filter_map(wrong).collect();
+    let more =
+        if found.len() > 1 { format!(" (something of the kind on {} more hosts)", found.len() - 1) } else { String::new() };
+    let found = found.first().map(|first| format!("{first}{more}"));
     found.into_iter().chain(spread(ranks, domains)).chain(far(ranks, seats)).chain(sharing(ranks, seats)).collect()
 }
 
@@ -205,7 +208,8 @@ fn wrong(places: &[&Place]) -> Option<String> {
     if threads > used && open > used {
         Some(format!("{n} with {threads} threads share {used} of {open} cores, to which the launcher bound them: {mend}"))
     } else if threads > used {
-        Some(format!("{n} with {threads} threads share {used} cores: use fewer ranks or a smaller --threads"))
+        let fewer = if threads > places.len() { " or a smaller --threads" } else { "" };
+        Some(format!("{n} with {threads} threads share {used} cores: use fewer ranks{fewer}"))
     } else if used < open {
         Some(format!("the launcher's binding leaves {} of {open} cores idle: {mend}", open - used))
     } else {

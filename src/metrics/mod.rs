@@ -40,7 +40,7 @@ pub use recent::Recent;
 pub use record::{EvalPoint, Event, GpuReading, Rank, Start, StepRecord};
 pub use scaling::draw_scaling;
 pub use split::{Share, split};
-pub use state::{REACHED, STOPPED, State};
+pub use state::{REACHED, STOPPED, State, silent};
 pub use summary::Summary;
 
 /// The HDF5 library's version, `1.14.3`.

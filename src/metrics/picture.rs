@@ -4,8 +4,7 @@
 //! picture stays small. Dashed lines show where the run was resumed.
 use super::panel::{Canvas, FAINT, FINE, GRID, INK, Panel, Scale, hex, smooth, swatch, text, text_width, thin};
 use super::split::{OTHER, PARTS, Part};
-use super::summary::count;
-use super::units::{date, significant, thousands};
+use super::units::{count, date, significant, thousands};
 use super::{History, StepRecord};
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;

@@ -5,9 +5,10 @@
 //! last step = steps of the run, target reached   done
 //! rank 0's process, on its own host           gone with the marks still set: killed
 //! ```
-use super::History;
+use super::{History, Recent};
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum State {
@@ -52,6 +53,12 @@ impl State {
             State::Killed => "killed",
         }
     }
+}
+
+/// Whether a run that has written nothing for so long says nothing: half a minute, or ten of its steps where that is longer.
+pub fn silent(history: &History, silence: Duration) -> bool {
+    let step = Recent::of(history).map_or(0.0, |recent| recent.step_seconds);
+    silence > Duration::from_secs(30).max(Duration::from_secs_f64(10.0 * step))
 }
 
 /// Byte 11 of a superblock of version 3: bit 0, a writer; bit 2, a writer that is followed.

@@ -51,10 +51,13 @@ impl Stats {
 
     /// `n 20, stddev 1.2, median 98.9, min 97.0, max 101.3, 95 % interval 98.5 to 99.6`: what stands behind the mean in a figure of merit.
     pub fn words(&self) -> String {
+        if self.n == 1 {
+            return "n 1".into();
+        }
         let [stddev, median, min, max] = [self.stddev, self.median, self.min, self.max].map(|v| significant(v, 6));
         let words = format!("n {}, stddev {stddev}, median {median}, min {min}, max {max}", self.n);
         let [low, high] = self.interval().map(|v| significant(v, 6));
-        if self.n > 1 { format!("{words}, 95 % interval {low} to {high}") } else { words }
+        format!("{words}, 95 % interval {low} to {high}")
     }
 
     /// The same for programs, with the interval as `interval95`; its ends are null for n = 1.
@@ -98,6 +101,7 @@ mod tests {
     #[test]
     fn none_and_one() {
         assert_eq!(Stats::of([]), None);
+        assert_eq!(Stats::of([3.0]).unwrap().words(), "n 1");
         assert_eq!(Stats::of([3.0]), Some(Stats { mean: 3.0, median: 3.0, stddev: 0.0, min: 3.0, max: 3.0, n: 1 }));
     }
 

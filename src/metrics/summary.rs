@@ -6,7 +6,7 @@
 //! ```
 //! A key at the start of the line, a colon, the number, then words: `tokens/sec/gpu:\s*(\S+)` finds it.
 use super::stats::{Stats, warm_up};
-use super::units::{bytes, significant, thousands};
+use super::units::{bytes, count, significant, thousands};
 use super::{History, Start, StepRecord};
 use crate::error::Result;
 use serde_json::{Value, json};
@@ -133,10 +133,12 @@ impl Summary {
         let (full, causal) = (start.flops_per_token_full, start.flops_per_token_causal);
         out += &match self.steps {
             Some((first, last)) => format!(
-                "figures of merit of {}, steps {first} to {last}; left out as warm-up: the first {} of this start\n\
-                 (a tenth, at least 1 and at most 10)\n",
+                "figures of merit of {}, steps {first} to {last}; {}\n",
                 count(ranks, "rank"),
-                self.warm_up_steps,
+                match self.warm_up_steps {
+                    0 => "the only one, none is left out as warm-up".to_string(),
+                    n => format!("left out as warm-up: the first {n} of this start\n(a tenth, at least 1 and at most 10)"),
+                }
             ),
             None => "figures of merit: no step has been run\n".to_string(),
         };
@@ -245,9 +247,4 @@ impl Summary {
             "config": config,
         })
     }
-}
-
-/// `1 rank`, `4 ranks`.
-pub(super) fn count(n: u64, noun: &str) -> String {
-    format!("{} {noun}{}", thousands(n), if n == 1 { "" } else { "s" })
 }

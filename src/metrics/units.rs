@@ -35,6 +35,11 @@ pub fn duration(seconds: f64) -> String {
     if days > 0 { format!("{days}d {hours:02}:{minutes:02}:{s:02}") } else { format!("{hours}:{minutes:02}:{s:02}") }
 }
 
+/// `1 rank`, `4 ranks`.
+pub fn count(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", thousands(n), if n == 1 { "" } else { "s" })
+}
+
 /// With `digits` significant digits, never in powers of ten: `0.00123`, `12.3`, `1234`.
 pub fn significant(value: f64, digits: usize) -> String {
     if value == 0.0 || !value.is_finite() {

@@ -192,5 +192,10 @@ fn a_file_tells_what_became_of_its_run() {
     drop(file);
     let file = opened(Some(10), "elsewhere", u64::from(dead.id()));
     assert_eq!(state(), State::Going);
+    // On the page of a file that nobody has touched for ten minutes it is not said to run.
+    let page = || report::web_page(&History::read(&path).unwrap(), &path).unwrap();
+    assert!(page().contains(">running<"));
+    std::fs::File::open(&path).unwrap().set_modified(std::time::SystemTime::now() - Duration::from_secs(600)).unwrap();
+    assert!(page().contains(">no new step for 0:10:00<") && !page().contains(">running<"));
     drop(file);
 }

@@ -72,8 +72,9 @@ pub fn run(args: &CollectivesArgs, launch: &Launch) -> Result<()> {
     let sizes = std::iter::successors(Some(args.min_bytes), |s| Some(4 * s)).take_while(|s| *s <= args.max_bytes);
     let (mut page, mut rows) = (String::new(), vec![]);
     page += &format!(
-        "bench collectives: {ranks} ranks on {} hosts, f32; a time is the slowest rank's; {}\n",
-        launch.hosts().len(),
+        "bench collectives: {} on {}, f32; a time is the slowest rank's; {}\n",
+        units::count(ranks as u64, "rank"),
+        units::count(launch.hosts().len() as u64, "host"),
         cores::processor()
     );
     for bytes in sizes {

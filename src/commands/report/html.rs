@@ -14,6 +14,7 @@ use crate::checkpoint::Kept;
 use crate::metrics::units::date;
 use crate::metrics::{History, State, StepRecord, Summary, by_night, split};
 use std::fmt::Write;
+use std::time::Duration;
 use writing::{escape, section};
 
 const STYLE: &str = include_str!("html/style.css");
@@ -25,6 +26,8 @@ pub struct Seen<'a> {
     pub history: &'a History,
     pub state: State,
     pub checkpoints: &'a [Kept],
+    /// How long nothing was written.
+    pub silence: Duration,
     /// Seconds since 1970.
     pub now: f64,
 }

@@ -26,8 +26,6 @@ const ON_TERMINAL: Duration = Duration::from_secs(1);
 const ELSEWHERE: Duration = Duration::from_secs(30);
 /// A whole HDF5 file that cannot be read for so long is not just being written.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A step may take long, and so may a checkpoint.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// What one look has found.
 enum Look {
@@ -117,8 +115,4 @@ fn silent_since(file: &Path) -> Instant {
 
 fn waiting(file: &Path, since: Duration) -> String {
     format!("waiting for {}, which is not there yet  {}", file.display(), duration(since.as_secs_f64()))
-}
-
-fn count(ranks: u64) -> String {
-    format!("{ranks} rank{}", if ranks == 1 { "" } else { "s" })
 }

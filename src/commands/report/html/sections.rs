@@ -1,10 +1,10 @@
 //! The sections of the page below its head: each a piece of HTML, empty where there is nothing to say.
 use super::counted;
-use super::writing::{count, escape, figure, table};
+use super::writing::{escape, figure, table};
 use crate::checkpoint::Kept;
 use crate::commands::report::{Row, over_the_run};
 use crate::launch::cores;
-use crate::metrics::units::{bytes, date, significant, thousands};
+use crate::metrics::units::{bytes, count, date, significant, thousands};
 use crate::metrics::{Curve, History, Share, Summary, curve, split};
 
 /// Rows of a table past which the rest is counted, not shown.

@@ -1,8 +1,8 @@
 //! The head of the page: what ran, how far it has come, and the figures that one looks for first.
-use super::writing::{count, escape, figure};
+use super::writing::{escape, figure};
 use super::{Seen, counted};
-use crate::metrics::units::{date, duration, significant, thousands};
-use crate::metrics::{History, State, Summary, split};
+use crate::metrics::units::{count, date, duration, significant, thousands};
+use crate::metrics::{History, State, Summary, silent, split};
 use std::fmt::Write;
 
 pub fn header(seen: &Seen, summary: &Summary) -> String {
@@ -12,7 +12,11 @@ pub fn header(seen: &Seen, summary: &Summary) -> String {
         State::Going | State::Stopped => "wait",
         State::Failed | State::Killed => "bad",
     };
-    let chip = format!("<span class=\"state {class}\">{}</span>", seen.state.words());
+    let words = match seen.state {
+        State::Going if silent(history, seen.silence) => format!("no new step for {}", duration(seen.silence.as_secs_f64())),
+        state => state.words().to_string(),
+    };
+    let chip = format!("<span class=\"state {class}\">{words}</span>");
     let config = toml::from_str::<toml::Table>(&start.configuration).unwrap_or_default();
     let model = config.get("model").and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or_default();
     let hosts = start.hosts.split(',').filter(|h| !h.is_empty()).count() as u64;
@@ -68,7 +72,8 @@ fn tiles(history: &History, summary: &Summary) -> String {
         tile(&format!("loss on {}", e.name), figure(&key, e.loss, &format!("{:.4}", e.loss)), format!("{bits}step {}", e.step));
     }
     if let (Some(rate), Some(step)) = (summary.tokens_per_second, summary.step_seconds) {
-        let spread = format!("± {} ({})", significant(rate.stddev, 3), count(rate.n as u64, "step"));
+        let steps = count(rate.n as u64, "step");
+        let spread = if rate.n > 1 { format!("± {} ({steps})", significant(rate.stddev, 3)) } else { steps };
         tile("tokens/s", figure("tokens/s", rate.mean, &thousands(rate.mean.round() as u64)), escape(&spread));
         let median = format!("median {} ms", significant(1e3 * step.median, 4));
         tile("time of a step", figure("step time (s)", step.mean, &format!("{} ms", significant(1e3 * step.mean, 4))), median);

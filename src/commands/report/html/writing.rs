@@ -1,5 +1,4 @@
 //! Pieces of a page: text escaped, figures that stand whole beside their rounded form, sections, tables.
-use crate::metrics::units::thousands;
 use std::fmt::Display;
 
 /// Text as a page may hold it, in and outside quotes. Signs that no page may hold are left out.
@@ -41,8 +40,4 @@ pub fn table(columns: &[(&str, &str)], rows: &[Vec<String>]) -> String {
     let row = |row: &Vec<String>| columns.iter().zip(row).map(|((_, class), text)| cell("td", class, text)).collect::<String>();
     let rows: String = rows.iter().map(|r| format!("<tr>{}</tr>\n", row(r))).collect();
     format!("<div class=\"wide\"><table>\n{head}<tbody>\n{rows}</tbody>\n</table></div>\n")
-}
-
-pub fn count(n: u64, noun: &str) -> String {
-    format!("{} {noun}{}", thousands(n), if n == 1 { "" } else { "s" })
 }

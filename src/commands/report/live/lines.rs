@@ -1,8 +1,7 @@
 //! In a file or a pipe: a line now and then, and what happened in between.
-use super::{SILENCE, count};
 use crate::commands::say;
-use crate::metrics::units::{duration, significant};
-use crate::metrics::{History, Recent, State};
+use crate::metrics::units::{count, duration, significant};
+use crate::metrics::{History, Recent, State, silent};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,7 +34,7 @@ impl Lines {
         };
         if let Some(start) = history.starts.get(starts..).and_then(|new| new.last()) {
             let how = if start.resumed_step > 0 { format!("went on after step {}", start.resumed_step) } else { "began".into() };
-            let ranks = count(start.ranks);
+            let ranks = count(start.ranks, "rank");
             say(format_args!("run {how}, {ranks} on {}; means over the last 100 steps", start.hosts));
             self.step = self.step.min(start.resumed_step);
         }
@@ -55,7 +54,7 @@ impl Lines {
             say(format_args!(
                 "step {step}{of} loss {loss:.6} ms {ms} tokens/s {rate} exposed_communication {exposed} memory_bytes {memory} ETA {eta}"
             ));
-        } else if state == State::Going && silence > SILENCE {
+        } else if state == State::Going && silent(history, silence) {
             say(format_args!("no new step for {}, step {} was the last", duration(silence.as_secs_f64()), self.step));
         }
         if state == State::Stopped && self.state != Some(state) {

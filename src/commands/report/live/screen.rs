@@ -1,7 +1,6 @@
 //! On a terminal: the same lines again and again, in place.
-use super::{SILENCE, count};
-use crate::metrics::units::{bytes, duration, significant, thousands};
-use crate::metrics::{History, Recent, Share, State, letters};
+use crate::metrics::units::{bytes, count, duration, significant, thousands};
+use crate::metrics::{History, Recent, Share, State, letters, silent};
 use console::{Style, Term, style, truncate_str};
 use std::time::Duration;
 
@@ -57,12 +56,11 @@ pub fn frame(name: &str, history: &History, state: State, silence: Duration, (ro
     let start = history.starts.last().cloned().unwrap_or_default();
     let recent = Recent::of(history);
 
-    let quiet = SILENCE.max(Duration::from_secs_f64(recent.as_ref().map_or(0.0, |r| 10.0 * r.step_seconds)));
     let (color, words) = match state {
         State::Done => (Style::new().green(), state.words().to_string()),
         State::Failed | State::Killed => (Style::new().red(), state.words().to_string()),
         State::Stopped => (Style::new().yellow(), format!("{}; waiting for its next start", state.words())),
-        State::Going if silence > quiet => {
+        State::Going if silent(history, silence) => {
             (Style::new().yellow(), format!("no new step for {}", duration(silence.as_secs_f64())))
         }
         State::Going => (Style::new().cyan(), "running".to_string()),
@@ -71,7 +69,7 @@ pub fn frame(name: &str, history: &History, state: State, silence: Duration, (ro
     let job = if start.slurm_job.is_empty() { String::new() } else { format!(" · Slurm job {}", start.slurm_job) };
     let hosts = start.hosts.split(',').count();
     let place = if hosts > 1 { format!("{hosts} hosts") } else { start.hosts.clone() };
-    let ranks = format!("{} on {place}", count(start.ranks));
+    let ranks = format!("{} on {place}", count(start.ranks, "rank"));
     lines.push(soft.apply_to(format!(" {} parameters · {ranks}{job}", thousands(start.parameters))).to_string());
     lines.push(String::new());
     let Some(r) = recent else {
