@@ -43,6 +43,9 @@ struct dim3 {
 namespace hostsim {
 
 constexpr size_t STACK = 64 * 1024;
+// From one stack to the next: an odd number of cache lines more than a power of two, or the tops of all stacks would share one
+// set of the cache.
+constexpr size_t STRIDE = STACK + 17 * 64;
 constexpr unsigned char POISON = 0xff;
 
 // Which planted fault is active (mutants.rs); 0: none.
@@ -127,7 +130,8 @@ extern "C" void hostsim_switch(void** save, void* to) __attribute__((visibility(
 asm(".text\n.hidden hostsim_switch\n.globl hostsim_switch\nhostsim_switch:\n"
     "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
     "  movq %rsp,(%rdi)\n  movq %rsi,%rsp\n"
-    "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n  ret\n");
+    "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n"
+    "  popq %rcx\n  jmp *%rcx\n");   // not ret: the processor would foresee a return to the caller, and be wrong each time
 inline void* fresh_stack(char* stack, void (*main)()) {
     void** top = (void**)(stack + STACK - 64);
     *--top = nullptr;   // whom main would return to
@@ -191,9 +195,13 @@ inline void resize_dynamic(size_t bytes) {
     block.dynamic = block.dynamic_map + body - room;
 }
 
-// Not memset, which AddressSanitizer would stop at the gaps that it puts between variables.
 __attribute__((no_sanitize_address)) inline void poison_shared() {
+#ifdef __SANITIZE_ADDRESS__
+    // Not memset, which AddressSanitizer would stop at the gaps that it puts between variables.
     for (volatile unsigned char* p = __start_hostsim_shared; p < __stop_hostsim_shared; p++) *p = POISON;
+#else
+    memset(__start_hostsim_shared, POISON, __stop_hostsim_shared - __start_hostsim_shared);
+#endif
     if (block.dynamic_bytes) memset(block.dynamic, POISON, block.dynamic_bytes);
 }
 
@@ -378,7 +386,7 @@ inline bool can_run(const Thread& t) {
 extern "C" void __asan_unpoison_memory_region(const volatile void*, size_t) __attribute__((weak));
 
 inline void prepare() {
-    if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(block.stacks, block.threads * STACK);
+    if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(block.stacks, block.threads * STRIDE);
     block.alive = block.threads;
     block.arrived = 0;
     block.failed = false;
@@ -390,7 +398,7 @@ inline void prepare() {
         t.id = i;
         t.index = {i % block.size.x, i / block.size.x % block.size.y, i / (block.size.x * block.size.y)};
         block.warp[i / 32].alive++;
-        t.stack = fresh_stack(block.stacks + i * STACK, thread_main);
+        t.stack = fresh_stack(block.stacks + i * STRIDE, thread_main);
     }
 }
 
@@ -434,7 +442,7 @@ inline bool launch(dim3 grid, dim3 size, size_t shared, const std::function<void
     block.warp.resize((block.threads + 31) / 32);
     if (block.stack_count < block.threads) {
         free(block.stacks);
-        block.stacks = (char*)aligned_alloc(64, block.threads * STACK);
+        block.stacks = (char*)aligned_alloc(64, block.threads * STRIDE);
         block.stack_count = block.threads;
     }
     if (block.dynamic_bytes != shared) resize_dynamic(shared);
