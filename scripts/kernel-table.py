@@ -7,8 +7,10 @@ Exit status 1 where a kernel spills registers, has a stack frame, makes no 16-by
 pointers to rows, or does not say how it is launched.
 """
 import ctypes
+import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_100a"]
@@ -110,11 +112,19 @@ def main():
     _, log = nvrtc.compile(PLANTED, "planted.cu", OPTIONS + [f"--gpu-architecture={ARCHITECTURES[0]}"])
     if not resources(log)["planted"]["stack"]:
         wrong.append("a kernel with a stack, planted to see this check fail, is reported to have none")
-    for arch in ARCHITECTURES:
-        for file in files:
-            source = file.read_text()
-            options = OPTIONS + [f"--gpu-architecture={arch}"]
-            ptx, log = nvrtc.compile(shared + source, str(file.relative_to(OPS)), options)
+
+    def compiled(arch, file):
+        source = file.read_text()
+        options = OPTIONS + [f"--gpu-architecture={arch}"]
+        ptx, log = nvrtc.compile(shared + source, str(file.relative_to(OPS)), options)
+        # The same text with float activations must compile too, cleanly.
+        of_floats = "" if "bf16 only" in source else nvrtc.compile(shared + source, file.name, options + ["-DREAL=float"])[1]
+        return source, ptx, log, of_floats
+
+    pairs = [(arch, file) for arch in ARCHITECTURES for file in files]
+    # Calls of NVRTC leave Python's lock, so files are compiled side by side.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for (arch, file), (source, ptx, log, of_floats) in zip(pairs, pool.map(compiled, *zip(*pairs))):
             wrong += [f"{arch} {line}" for line in log.splitlines() if "warning" in line]
             wide, said = wide_accesses(ptx), launches(source)
             if said.keys() != resources(log).keys():
@@ -129,12 +139,9 @@ def main():
                     wrong.append(f"{arch} {name}: no access of 16 bytes")
                 if not said[name]:
                     wrong.append(f"{name}: its comment does not say `grid`")
-            # The same text with float activations must compile too, cleanly.
-            if "bf16 only" not in source:
-                _, log = nvrtc.compile(shared + source, file.name, options + ["-DREAL=float"])
-                for name, r in resources(log).items():
-                    if r["stack"] or r["stores"] or r["loads"]:
-                        wrong.append(f"{arch} {name} of floats: stack of {r['stack']} bytes, spills {r['stores']}/{r['loads']}")
+            for name, r in resources(of_floats).items():
+                if r["stack"] or r["stores"] or r["loads"]:
+                    wrong.append(f"{arch} {name} of floats: stack of {r['stack']} bytes, spills {r['stores']}/{r['loads']}")
     print("\n".join(wrong) or f"{kernels} kernels for {', '.join(ARCHITECTURES)}: no spills, no stack")
     return 1 if wrong else 0
 

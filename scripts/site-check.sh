@@ -76,12 +76,9 @@ program=${PROGRAM:-target/release/llm-train}
 
 # ---- its GPU kernels, on a stub driver (tests/cuda/stub), where no NVRTC is found and no cache has anything
 if [ ${#embed[@]} -gt 0 ]; then
-    stubs=${CARGO_TARGET_DIR:-target}/tmp/cuda-stub # tests/cuda_device leaves them there
-    if [ ! -e "$stubs/libkernels-fp32.so" ]; then
-        stubs=$scratch/stub
-        tests/cuda/stub/build.sh "$stubs"
-        tests/cuda/kernels.sh src/ops "$stubs/libkernels-fp32.so" -DREAL=float -O1
-    fi
+    stubs=${CARGO_TARGET_DIR:-target}/tmp/cuda-stub # tests/cuda_device keeps them there
+    tests/cuda/stub/build.sh "$stubs"
+    tests/cuda/kernels.sh src/ops "$stubs/libkernels-fp32.so" -DREAL=float -O2
     on_stub() { # PROGRAM OUT
         env LD_LIBRARY_PATH="$stubs" STUB_KERNELS="$stubs/libkernels-fp32.so" XDG_CACHE_HOME="$scratch/no-cache" "$1" --model nano --layers 2 --width 32 \
             --heads 2 --vocab 200 --seq-len 16 --global-batch 4 --micro-batch 1 --synthetic-data --steps 2 --precision fp32 --device cuda --threads 1 \

@@ -55,10 +55,13 @@ fn build() -> Option<(PathBuf, PathBuf)> {
     let compiler = PathBuf::from(String::from_utf8(wheels.stdout).unwrap().trim());
     let stubs = kept().join("cuda-stub");
     std::fs::create_dir_all(&stubs).unwrap();
-    made(Command::new(root.join("tests/cuda/stub/build.sh")).arg(&stubs));
-    for precision in [Precision::Fp32, Precision::Bf16] {
-        kernels(&stubs.join(precision.kernels()), precision, &[]);
-    }
+    std::thread::scope(|s| {
+        s.spawn(|| made(Command::new(root.join("tests/cuda/stub/build.sh")).arg(&stubs)));
+        for precision in [Precision::Fp32, Precision::Bf16] {
+            let library = stubs.join(precision.kernels());
+            s.spawn(move || kernels(&library, precision, &[]));
+        }
+    });
     Some((stubs, compiler))
 }
 

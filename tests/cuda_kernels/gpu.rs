@@ -8,8 +8,9 @@
 use crate::simulator::{Argument, Real, build, mutated, ops, root, sanitized};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult};
 use cudarc::nvrtc::sys as nvrtc;
-use std::ffi::{CString, c_void};
-use std::path::Path;
+use std::ffi::{CStr, CString, c_void};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -101,7 +102,8 @@ impl Module {
     }
 }
 
-/// All files as one text, as the program has them.
+/// All files as one text, as the program has them. The binary is kept where the program keeps its own: `gpu-check` runs these tests
+/// several times.
 fn compile(real: Real, architecture: &str) -> Vec<u8> {
     let first = ["prelude.cu", "attention/tiles.cu"].map(|f| ops().join(f));
     let mut files = vec![root().join("tests/cuda/probes.cu")];
@@ -115,6 +117,27 @@ fn compile(real: Real, architecture: &str) -> Vec<u8> {
     let number = if real == Real::Float { "float" } else { "bf16" };
     let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".into(), format!("-DREAL={number}")];
     let options = options.map(|o| CString::new(o).unwrap());
+    let mut version = [0; 2];
+    // SAFETY: both places are variables here.
+    unsafe { nvrtc::nvrtcVersion(&mut version[0], &mut version[1]) };
+    let mut key = DefaultHasher::new();
+    (&text, &options, version).hash(&mut key);
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let file = cache.map(|cache| cache.join(format!("tests-{:016x}.cubin", key.finish())));
+    if let Some(binary) = file.as_ref().and_then(|file| std::fs::read(file).ok()) {
+        return binary;
+    }
+    let binary = by_nvrtc(&text, &options, architecture);
+    if let Some(file) = file {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let fresh = tempfile::NamedTempFile::new_in(file.parent().unwrap()).unwrap();
+        std::fs::write(fresh.path(), &binary).unwrap();
+        fresh.persist(file).unwrap();
+    }
+    binary
+}
+
+fn by_nvrtc(text: &CStr, options: &[CString; 3], architecture: &str) -> Vec<u8> {
     let pointers = options.each_ref().map(|o| o.as_ptr());
     let (mut program, none, mut bytes) = (std::ptr::null_mut(), std::ptr::null(), 0);
     let done = nvrtc::nvrtcResult::NVRTC_SUCCESS;
@@ -143,25 +166,17 @@ fn on_a_stub_driver() {
         return eprintln!("NOT TESTED: NVRTC cannot be installed here: {why}");
     }
     let compiler = String::from_utf8(wheels.stdout).unwrap();
-    let stubs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-stub-of-kernels");
-    if !newer(&stubs.join("libcuda.so.1"), &root.join("tests/cuda/stub")) {
-        let built = Command::new(root.join("tests/cuda/stub/build.sh")).arg(&stubs).output().unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    }
+    let stubs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-stub");
+    let built = Command::new(root.join("tests/cuda/stub/build.sh")).arg(&stubs).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let run = Command::new(std::env::current_exe().unwrap())
         .args(["--test-threads=1", "norm::norm", "instructions", "adamw", "attention::decode", "attention::a_nan"])
         .envs([(WHERE, "gpu"), (ONLY, "bf16")])
         .env("STUB_KERNELS", build(&ops(), &[]))
+        .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
         .env("LD_LIBRARY_PATH", format!("{}:{}", stubs.display(), compiler.trim()))
         .output()
         .unwrap();
     let (said, errors) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     assert!(run.status.success() && said.contains("test norm::norm ... ok"), "{said}\n{errors}");
-}
-
-/// Whether `made` is newer than every file in `folder`.
-fn newer(made: &Path, folder: &Path) -> bool {
-    let time = |file: &Path| file.metadata().and_then(|m| m.modified()).ok();
-    let mut sources = std::fs::read_dir(folder).unwrap().map(|f| time(&f.unwrap().path()));
-    time(made).is_some_and(|made| sources.all(|source| source.is_some_and(|source| source < made)))
 }

@@ -2,12 +2,12 @@
 //! the same two speak to it instead (`gpu.rs`).
 use crate::gpu;
 use half::bf16;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// What the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,10 +36,14 @@ pub fn sanitized() -> bool {
 /// Runs `test` on the kernels for bf16 and on those for float.
 pub fn each_real(test: impl Fn(&Simulator)) {
     let only = std::env::var(gpu::ONLY).unwrap_or(if mutated() { "bf16".into() } else { "both".into() });
-    for (real, name) in [(Real::Bf16, "bf16"), (Real::Float, "float")] {
-        if [name, "both"].contains(&only.as_str()) {
-            test(&Simulator::new(real));
-        }
+    let both = [(Real::Bf16, "bf16"), (Real::Float, "float")].into_iter();
+    let asked: Vec<Real> = both.filter(|(_, name)| [*name, "both"].contains(&only.as_str())).map(|(real, _)| real).collect();
+    if !gpu::chosen() {
+        // side by side, where they are not built yet
+        std::thread::scope(|s| asked.iter().for_each(|real| drop(s.spawn(|| Library::built(*real)))));
+    }
+    for real in asked {
+        test(&Simulator::new(real));
     }
 }
 
@@ -147,7 +151,7 @@ impl Simulator {
 }
 
 impl Library {
-    fn new(real: Real) -> Library {
+    fn built(real: Real) -> PathBuf {
         let mut flags = if real == Real::Float { vec!["-DREAL=float"] } else { vec![] };
         if sanitized() {
             flags.extend([
@@ -156,10 +160,13 @@ impl Library {
                 "--param=asan-instrumentation-with-call-threshold=0",
             ]);
         }
-        let built = build(&if mutated() { super::mutants::sources() } else { ops() }, &flags);
+        build(&if mutated() { super::mutants::sources() } else { ops() }, &flags)
+    }
+
+    fn new(real: Real) -> Library {
         // A copy for each simulator: the library's statics are its shared memory and its threads.
         let own = tempfile::NamedTempFile::new().unwrap();
-        std::fs::copy(built, own.path()).unwrap();
+        std::fs::copy(Library::built(real), own.path()).unwrap();
         let path = CString::new(own.path().to_str().unwrap()).unwrap();
         // SAFETY: the library's constructors only fill its own table; the functions have the types that hostsim.h declares.
         unsafe {
@@ -381,10 +388,9 @@ pub fn root() -> PathBuf {
     std::env::var_os("LLM_TRAIN_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
-/// The library of the kernels in a folder, from the cache of this very text and these flags, or built.
+/// The library of the kernels in a folder, from the cache of this very text and these flags, or built: once, whoever asks.
 pub fn build(sources: &Path, flags: &[&str]) -> PathBuf {
-    static BUILT: Mutex<Option<HashMap<u64, PathBuf>>> = Mutex::new(None);
-    let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
+    static BUILT: Mutex<BTreeMap<u64, Arc<OnceLock<PathBuf>>>> = Mutex::new(BTreeMap::new());
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda");
     let mut hasher = DefaultHasher::new();
     flags.hash(&mut hasher);
@@ -396,16 +402,18 @@ pub fn build(sources: &Path, flags: &[&str]) -> PathBuf {
         }
     }
     let key = hasher.finish();
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{key:016x}.so"));
-    built.get_or_insert_default().entry(key).or_insert_with(|| {
+    let built = BUILT.lock().unwrap_or_else(|e| e.into_inner()).entry(key).or_default().clone();
+    let path = || {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{key:016x}.so"));
         if !path.exists() {
-            let fresh = path.with_extension(format!("{}.so", std::process::id()));
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let fresh = folder.path().join("kernels.so");
             let done = Command::new(tests.join("kernels.sh")).arg(sources).arg(&fresh).args(flags).output();
             let done = done.expect("bash, to build the kernels for the CPU");
             assert!(done.status.success(), "kernels.sh (it needs g++ 12 or newer): {}", String::from_utf8_lossy(&done.stderr));
             std::fs::rename(&fresh, &path).unwrap();
         }
-        path.clone()
-    });
-    path
+        path
+    };
+    built.get_or_init(path).clone()
 }

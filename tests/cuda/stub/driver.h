@@ -32,6 +32,9 @@ inline std::string setting(const char* name, const char* otherwise) {
     return value && *value ? value : otherwise;
 }
 
+// That the launcher gives.
+inline int rank() { return atoi(setting("OMPI_COMM_WORLD_RANK", "0").c_str()); }
+
 #define STUB_API extern "C" __attribute__((visibility("default")))
 #define STUB_SHARED __attribute__((visibility("default")))
 

@@ -48,8 +48,8 @@ inline void look(int stream, const Clock& clock, const std::string& text, const 
         const Known& before = known[other];
         if (other == 0 || (before.stream < (int)clock.size() && clock[before.stream] >= before.tick)) return;
         if (!told.insert({other, me}).second) return;
-        fprintf(stderr, "stub driver: RACE at %s: [%d] %s and [%d] %s: no event orders them\n", memory::show(at).c_str(), before.stream,
-                before.text.c_str(), stream, text.c_str());
+        fprintf(stderr, "stub driver: rank %d: RACE at %s: [%d] %s and [%d] %s: no event orders them\n", stub::rank(),
+                memory::show(at).c_str(), before.stream, before.text.c_str(), stream, text.c_str());
     };
     for (const stub::Access& now : accesses) {
         if (now.bytes == 0 || !memory::find(now.at)) continue;

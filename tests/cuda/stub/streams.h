@@ -9,7 +9,7 @@
 // A GPU may run work in any of these orders: events, the order within a stream and the host's waits are the only limits. So a
 // missing event shows as NaN, or as other bits, in one of them.
 //
-//   STUB_FORGET=K      the K-th wait of a stream for an event (from 1) is left out
+//   STUB_FORGET=K,L    the K-th wait of a stream for an event (from 1; 0: none) is left out by rank 0, the L-th by rank 1, and so on
 //   STUB_CLOCK=ops     an operation takes a millisecond, whatever it does, and nothing else takes any: times are counts
 //   STUB_LOG=FILE      a line for each operation, and for each time that the host waits; %r in the name becomes the rank that the launcher gives
 #pragma once
@@ -67,7 +67,7 @@ inline const std::string& order() {
 inline void record(const std::string& line) {
     static FILE* const file = [] {
         std::string path = stub::setting("STUB_LOG", "");
-        if (const size_t at = path.find("%r"); at != std::string::npos) path.replace(at, 2, stub::setting("OMPI_COMM_WORLD_RANK", "0"));
+        if (const size_t at = path.find("%r"); at != std::string::npos) path.replace(at, 2, std::to_string(stub::rank()));
         return path.empty() ? nullptr : fopen(path.c_str(), "w");
     }();
     if (!file) return;
@@ -179,7 +179,14 @@ inline OpPtr enqueue(Lock& lock, Stream* stream, stub::Operation what, OpPtr awa
 }
 
 inline void wait_for(Lock& lock, Stream* stream, OpPtr awaited) {
-    static const uint64_t forget = strtoull(stub::setting("STUB_FORGET", "0").c_str(), nullptr, 10);
+    static const uint64_t forget = [] {
+        std::string mine = stub::setting("STUB_FORGET", "0");
+        for (int before = stub::rank(); before > 0; before--) {
+            const size_t comma = mine.find(',');
+            mine = comma == std::string::npos ? "0" : mine.substr(comma + 1);
+        }
+        return strtoull(mine.c_str(), nullptr, 10);
+    }();
     if (++waits == forget || !awaited) return;
     enqueue(lock, stream, {"wait for [" + std::to_string(awaited->stream) + "]", {}, nullptr}, awaited);
 }
