@@ -2,7 +2,7 @@
 # The program as another site would install it, for real: from the archive of scripts/vendor.sh, with the network cut off, against
 # MPICH, with HDF5 built in, for this processor, with GPU kernels in it. Three ranks then train and say what the ranks of the usual
 # build say (PROGRAM, default target/release/llm-train, under its own mpirun); a rank that is killed ends the job.
-# EasyBuild and, where there is one, Spack read their recipes.
+# Unpacked, the archive finds its crates by itself, as recipes build it. EasyBuild and, where there is one, Spack read their recipes.
 #   scripts/site-check.sh           all of it: five minutes on two cores; compiled with few optimisations to be no more
 #   scripts/site-check.sh --recipes the archive and the recipes alone
 set -euo pipefail
@@ -22,7 +22,21 @@ no() { # what cannot be had: said here, a failure in CI
 }
 fail() { echo "site-check: $*" >&2 && exit 1; }
 
+cut=()
+if [ "$(id -u)" -eq 0 ] && unshare -n true 2>/dev/null; then cut=(unshare -n); else echo "site-check: the network is not cut off: that takes root and namespaces"; fi
+
 scripts/vendor.sh "$scratch/llm-train-vendored.tar.zst"
+
+# ---- unpacked, it needs nothing from outside: as EasyBuild, Spack and `tar xf; scripts/install.sh` build it
+mkdir "$scratch/unpacked" "$scratch/no-crates"
+tar xf "$scratch/llm-train-vendored.tar.zst" -C "$scratch/unpacked" --strip-components 1
+resolves() { (cd "$scratch/unpacked" && CARGO_HOME=$scratch/no-crates "${cut[@]}" cargo metadata --offline --locked --format-version 1) >/dev/null 2>"$scratch/resolve.log"; }
+resolves || { cat "$scratch/resolve.log" && fail "the unpacked archive does not find its own crates"; }
+# Does that say anything? Without the lines that name vendor/ it must not.
+sed -i '/^\[source/,/^$/d' "$scratch/unpacked/.cargo/config.toml"
+! resolves || fail "crates are found without .cargo/config.toml: the check of the archive shows nothing"
+rm -r "$scratch/unpacked"
+echo "unpacked: the archive finds its crates without a network and with an empty CARGO_HOME"
 
 # ---- recipes
 if easybuild=$(venv easybuild easybuild pycodestyle); then
@@ -52,8 +66,6 @@ fi
 # ---- another site's build
 have mpicc.mpich && have mpirun.mpich || { no "MPICH is not installed" && exit 0; }
 cmake=$(venv cmake cmake) || { no "CMake cannot be installed" && exit 0; }
-cut=()
-if [ "$(id -u)" -eq 0 ] && unshare -n true 2>/dev/null; then cut=(unshare -n); else echo "site-check: the network is not cut off: that takes root and namespaces"; fi
 embed=()
 if nvrtc=$(scripts/cuda-wheels.sh 2>/dev/null); then
     embed=(--embed-cubin)

@@ -40,7 +40,9 @@ fi
 (
     cd "$tree"
     mkdir .cargo
-    cargo vendor --quiet --locked vendor >.cargo/config.toml
+    # Not --quiet: cargo 1.95 then leaves out what it is asked for here, the lines that name vendor/ in place of the network.
+    cargo vendor --locked vendor >.cargo/config.toml 2>"$stage/said" || { cat "$stage/said" >&2; exit 1; }
+    grep -q '^replace-with' .cargo/config.toml || { echo "vendor: cargo vendor did not say how its folder is used" >&2; exit 1; }
     # What a build here must not ask for, and cannot know: the network, and the commit.
     printf '\n[net]\noffline = true\n\n[env]\nLLM_TRAIN_REVISION = "%s"\n' "$revision" >>.cargo/config.toml
 )
