@@ -7,12 +7,14 @@
 # Real slurmctld, two slurmd, munge; all of it in a folder of its own under TMPDIR, on free ports, with a key of its own:
 # nothing of a Slurm that the machine may have is touched. At the end, however it comes, the daemons are stopped, jobs
 # with them, and the folder is removed. Needs root, and Debian's slurm-wlm and munge (scripts/setup.sh with TESTS=1).
-#   CPUS=4   cores of each virtual node: all are the machine's own, so that they may be more than it has
+#   CPUS=160 cores of each virtual node: all are the machine's own, so that they may be more than it has. So many that two of the
+#            largest jobs of README.md and docs/jobs.md run at a time
 #   MORE=0   nodes besides, m1 and on (9 at most: PMIx orders them by name), in a partition `more`
 #   GPUS=0   GPUs that Slurm believes each node to have (--gres=gpu:N); nothing that computes is behind them
 set -euo pipefail
 
-[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$0"; }
+case "${1:-}" in "") usage >&2 && exit 2 ;; -h | --help) usage && exit 0 ;; esac
 [ "$(id -u)" -eq 0 ] || { echo "slurm-here: expected to be root, which slurmd needs" >&2; exit 2; }
 PATH=$PATH:/usr/sbin:/sbin
 for program in slurmctld slurmd munged sbatch; do
@@ -102,7 +104,7 @@ JobAcctGatherType=jobacct_gather/none
 SchedulerParameters=bf_interval=5,sched_interval=5
 GresTypes=gpu
 $(for name in "${names[@]}"; do
-    echo "NodeName=$name NodeHostname=$host NodeAddr=127.0.0.1 Port=$(port) CPUs=${CPUS:-4} RealMemory=1000 Gres=gpu:${GPUS:-0}"
+    echo "NodeName=$name NodeHostname=$host NodeAddr=127.0.0.1 Port=$(port) CPUs=${CPUS:-160} RealMemory=1000 Gres=gpu:${GPUS:-0}"
 done)
 PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 CONF

@@ -115,6 +115,29 @@ fn options_of_sbatch_after_the_script_are_refused() {
     assert!(!dir.path().join("scaling-41").exists(), "{ended}");
 }
 
+/// Nothing set for Open MPI: root is refused, and so are more ranks than cores.
+fn as_a_reader_has_it(job: &mut Job) {
+    job.0.env_remove("OMPI_ALLOW_RUN_AS_ROOT").env_remove("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM");
+    if std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2) {
+        job.0.env_remove("OMPI_MCA_rmaps_base_oversubscribe");
+    }
+}
+
+/// Open MPI says the matter first and advice last: what is shown is the matter. As root it refuses at once, else for want of slots.
+#[test]
+fn a_launcher_that_refuses_is_quoted_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(jobs().join("study.sh"));
+    command.arg(dir.path()).arg("4000");
+    let mut job = Job::new(command);
+    as_a_reader_has_it(&mut job);
+    job.0.env("LLM_TRAIN", PROGRAM).env_remove("LAUNCH").env_remove("OMPI_MCA_rmaps_base_oversubscribe");
+    let ended = job.run();
+    let said = ended.err.split("the rung devices-4000 failed").nth(1).unwrap_or_else(|| panic!("{ended}"));
+    assert!(said.contains("as root") || said.contains("not enough slots"), "{ended}");
+    assert!(said.lines().count() <= 6 && !said.contains("reiterate"), "{ended}");
+}
+
 /// The `study` block of docs/scaling.md, typed as it stands where a copy of `jobs` lies; only the model is smaller.
 #[test]
 fn the_lines_of_the_page() {
@@ -133,11 +156,12 @@ fn the_lines_of_the_page() {
     let own = Path::new(PROGRAM).parent().unwrap().display();
     job.0.env("PATH", format!("{own}:{}", std::env::var("PATH").unwrap()));
     job.0.env_remove("LLM_TRAIN").env_remove("PRICE").env_remove("LAUNCH").env_remove("SCALING").env_remove("CONFIG");
+    as_a_reader_has_it(&mut job);
     job.done();
     let csv = std::fs::read_to_string(dir.path().join("t.csv")).unwrap();
     let at = csv.lines().next().unwrap().split(',').position(|column| column == "devices").unwrap();
     let devices: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').nth(at).unwrap()).collect();
-    assert_eq!(devices, ["1", "2", "4"], "{csv}");
+    assert_eq!(devices, ["1", "2"], "{csv}");
     assert!(csv.contains("cost_per_million_tokens") && dir.path().join("t.svg").is_file(), "{csv}");
 }
 

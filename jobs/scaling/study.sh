@@ -3,7 +3,7 @@
 #
 #   study.sh OUT RANKS… [-- options of llm-train bench step]
 #
-#   study.sh out 1 2 4                                                on one node, under mpirun
+#   study.sh out 1 2                                                  on one node, under mpirun: ranks up to its cores
 #   study.sh out 1 2 -- --model nano --seq-len 64 --steps 20          other than run.toml says
 #   sbatch --nodes=8 --ntasks-per-node=4 study.sbatch                 under Slurm: one allocation, steps of it
 #
@@ -58,8 +58,11 @@ for n in "${ranks[@]}"; do
     if [ "$status" -ne 0 ]; then
         rm -f "$file"
         echo "study.sh: the rung devices-$n failed with exit code $status; all that it said is in $log:" >&2
-        # Launchers have many last words: rather the program's own sentence, where there is one.
-        grep '^llm-train: ' "$log" >&2 || tail -n 5 "$log" >&2
+        # The program's own sentence, where there is one. Else what mpirun complains of: it says that between two rules, the matter
+        # first and advice for long after. Else the last words.
+        grep '^llm-train: ' "$log" >&2 ||
+            awk '/^----------/ { inside = 1; next } inside && NF { print; if (++n == 5) exit } END { exit !n }' "$log" >&2 ||
+            tail -n 5 "$log" >&2
         exit "$status"
     fi
     mv "$log" "$out/devices-$n.txt"

@@ -45,7 +45,7 @@ impl<'a> Desk<'a> {
         for name in ["MODULEPATH", "LOADEDMODULES", "_LMFILES_", "__LMOD_REF_COUNT_MODULEPATH"] {
             shell.env_remove(name);
         }
-        shell.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        shell.env_remove("OMPI_ALLOW_RUN_AS_ROOT").env_remove("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM");
         shell.env("OMPI_MCA_rmaps_base_oversubscribe", "1").current_dir(folder.path().join("home"));
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let screen = BufReader::new(shell.stdout.take().unwrap());
@@ -76,8 +76,9 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// The number that sbatch gave.
+    /// The number that sbatch gave. What this Slurm can never start would wait for ever: it is asked for that first.
     fn submits(&mut self, line: &str) -> String {
+        self.types(&line.replacen("sbatch ", "sbatch --test-only ", 1));
         let said = self.types(line);
         let number = said.trim().strip_prefix("Submitted batch job ");
         number.unwrap_or_else(|| panic!("{line}: {said}")).to_owned()
@@ -225,7 +226,7 @@ fn the_page_of_scaling() {
     desk.partition = "more";
     // Rather than all doublings up to 32: Open MPI's TCP between eight nodes of one address was seen to die with 32 ranks.
     desk.types("export RANKS='1 8'");
-    let [block] = blocks("docs/scaling.md").try_into().unwrap();
+    let [block, here] = blocks("docs/scaling.md").try_into().unwrap();
     let [copy, submit, table] = block.lines().collect::<Vec<_>>().try_into().unwrap();
     desk.types(&format!("module load llm-train; {copy}"));
     let config = desk.path("jobs/scaling/run.toml");
@@ -245,6 +246,38 @@ fn the_page_of_scaling() {
     let devices: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').nth(at).unwrap()).collect();
     assert_eq!(devices, ["1", "8"], "{csv}{out}");
     assert!(desk.path("jobs/scaling/t.svg").is_file());
+
+    // The line for a Slurm of two nodes without GPUs.
+    desk.types("unset RANKS");
+    let job = desk.submits(&here);
+    cluster.until_over(&job);
+    let out = std::fs::read_to_string(desk.path(&format!("jobs/scaling/llm-train-scaling-{job}.out"))).unwrap();
+    let csv = std::fs::read_to_string(desk.path(&format!("jobs/scaling/scaling-{job}/scaling.csv")));
+    let csv = csv.unwrap_or_else(|e| panic!("{e}: {out}"));
+    let devices: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').nth(at).unwrap()).collect();
+    assert_eq!(devices, ["1", "2", "4"], "{csv}{out}");
+}
+
+/// What docs/install.md and docs/data.md have each node do once, in the README's job of several tasks a node.
+#[test]
+fn one_task_a_node_is_one() {
+    let Some(cluster) = cluster::get() else { return };
+    let pages = ["docs/install.md", "docs/data.md"].map(|page| std::fs::read_to_string(Path::new(ROOT).join(page)).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    for (number, page) in pages.iter().enumerate() {
+        let line = page.lines().find(|line| line.starts_with("srun ") && line.contains("--ntasks-per-node=1 ")).unwrap();
+        let options: Vec<&str> = line.split_whitespace().skip(1).take_while(|word| word.starts_with("--")).collect();
+        let srun = format!("srun {} sh -c 'echo at $SLURMD_NODENAME'", options.join(" "));
+        std::fs::write(dir.path().join("job.sbatch"), format!("#!/bin/bash\n{srun}\n")).unwrap();
+        let output = format!("--output=out-{number}");
+        let shape = ["--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=20", output.as_str(), "job.sbatch"];
+        let job = cluster.submit(dir.path(), &shape);
+        cluster.until_over(&job);
+        let said = std::fs::read_to_string(dir.path().join(format!("out-{number}"))).unwrap();
+        let mut lines: Vec<&str> = said.lines().collect();
+        lines.sort();
+        assert_eq!(lines, ["at n1", "at n2"], "{srun}");
+    }
 }
 
 /// The block of docs/install.md that brings a bundle to the nodes' own disks, as a job's script. `/tmp` is a folder of this test, and the job
