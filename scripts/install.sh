@@ -15,7 +15,7 @@
 # --static-hdf5      builds HDF5 from source into the program, for sites without a usable one (needs CMake 3.26)
 # --embed-cubin      puts GPU kernels for A100, H100 and B200 into the program, so that nodes need no NVRTC (this machine needs it)
 # --offline ARCHIVE  crates from the archive that scripts/vendor.sh made: no network is asked for
-# --program FILE     installs this program, built before, and builds nothing
+# --program FILE     installs this program, built before, and builds nothing: needs neither Rust nor any of what a build needs
 #
 # MPICC names the MPI compiler (mpicc.mpich), HDF5_DIR the HDF5 to build against, CARGO_TARGET_DIR the folder to build in.
 set -euo pipefail
@@ -62,23 +62,24 @@ prefix=$(cd "$prefix" && pwd)
 
 cd "$(dirname "$0")/.."
 umask 022 # what is installed is for everyone on the machine
+# A program that was built before takes nothing to build.
 # shellcheck source=scripts/setup.sh
-source scripts/setup.sh
+[ -n "$program" ] || source scripts/setup.sh
 
-if [ ${#features[@]} -gt 0 ]; then
+if [ ${#features[@]} -gt 0 ] && [ -z "$program" ]; then
     found=$("${CMAKE:-cmake}" --version 2>/dev/null | awk 'NR == 1 { print $3 }')
     [ "$(printf '%s\n' 3.26 "${found:-0}" | sort -V | head -n 1)" = 3.26 ] ||
         refuse "--static-hdf5: expected CMake 3.26 or newer, found ${found:-none}; load a module, or: pip install cmake, and CMAKE=…/bin/cmake"
 fi
 target=${CARGO_TARGET_DIR:-$PWD/target}
 sources=()
-if [ -n "$archive" ]; then
+if [ -n "$archive" ] && [ -z "$program" ]; then
     # The crates alone: what is built is what lies here. Cargo refuses where the two do not fit (--locked).
     mkdir -p "$target/vendored"
     tar xf "$archive" -C "$target/vendored" --strip-components 1 --wildcards '*/vendor'
     sources=(--offline --config 'source.crates-io.replace-with="vendored"' --config "source.vendored.directory=\"$target/vendored/vendor\"")
 fi
-if [ -n "$target_cpu" ]; then
+if [ -n "$target_cpu" ] && [ -z "$program" ]; then
     rustc --print target-cpus | awk -v name="$target_cpu" '$1 == name { found = 1 } END { exit !found }' ||
         refuse "--target-cpu: expected a name of rustc --print target-cpus, found $target_cpu"
     export RUSTFLAGS="${RUSTFLAGS:-} -C target-cpu=$target_cpu"

@@ -99,6 +99,21 @@ fn completions_offer_options_and_commands() {
     assert!(read(&installed().join("share/fish/vendor_completions.d/llm-train.fish")).contains("-l micro-batch"));
 }
 
+/// What was built elsewhere is installed where there is neither Rust nor a compiler.
+#[test]
+fn a_program_that_is_there_takes_nothing_to_build() {
+    let somewhere = tempfile::tempdir().unwrap();
+    let (tools, prefix) = (somewhere.path().join("tools"), somewhere.path().join("prefix"));
+    done(&format!(
+        "mkdir '{0}' && for tool in bash env awk basename cat chmod cp dirname id install ldconfig mkdir sed sort tail head; do \
+         found=$(PATH=$PATH:/usr/sbin command -v $tool) && ln -s \"$found\" '{0}/' || true; done",
+        tools.display()
+    ));
+    let install = format!("scripts/install.sh --program '{}' --prefix '{}'", crate::program::PROGRAM, prefix.display());
+    let said = done(&format!("env -i PATH='{}' HOME='{}' bash {install}", tools.display(), somewhere.path().display()));
+    assert!(said.contains("installed llm-train") && prefix.join("bin/llm-train").is_file(), "{said}");
+}
+
 #[test]
 fn what_cannot_be_is_one_sentence_and_exit_2() {
     let somewhere = tempfile::tempdir().unwrap();
