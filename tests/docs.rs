@@ -287,14 +287,41 @@ fn the_plotting_script_draws_a_run() {
     let script = root().join("scripts/plot_metrics.py");
     let picture = folder.path().join("curves.png");
     let mut draw = Command::new("python3");
-    draw.arg(script).args([&out, &out]).arg("--output").arg(&picture).env("PYTHONPATH", packages);
+    // The same run by its folder and by its file: two names.
+    let file = out.join("metrics.h5");
+    draw.arg(&script).args([&out, &file]).arg("--output").arg(&picture).env("PYTHONPATH", packages);
     let drawn = draw.output().unwrap();
     let said = String::from_utf8_lossy(&drawn.stdout);
     assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
     let last = llm_train::metrics::History::read(&out.join("metrics.h5")).unwrap().steps[5].loss;
-    assert!(said.contains(&format!("6 steps of run, last loss {last:.4}")), "{said}");
+    for name in ["run", &file.display().to_string()] {
+        assert!(said.contains(&format!("6 steps of {name}, last loss {last:.4}")), "{name}: {said}");
+    }
     let bytes = fs::read(picture).unwrap();
     assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 20_000, "{} bytes", bytes.len());
+}
+
+/// Without what pip brings, or without a run: a sentence and exit code 2. The help needs neither.
+#[test]
+fn the_plotting_script_says_what_is_missing() {
+    let call = |arguments: &[&str]| {
+        let mut python = Command::new("python3");
+        // -I -S: nothing that was installed beside Python.
+        python.args(["-I", "-S"]).arg(root().join("scripts/plot_metrics.py")).args(arguments);
+        let out = python.output().unwrap();
+        let (said, help) = (String::from_utf8_lossy(&out.stderr).into_owned(), String::from_utf8_lossy(&out.stdout).into_owned());
+        (out.status.code(), said, help)
+    };
+    let (code, said, _) = call(&["runs/first"]);
+    assert!(code == Some(2) && said.lines().count() == 1 && said.contains("pip install h5py matplotlib"), "{said}");
+    let (code, _, help) = call(&["--help"]);
+    assert!(code == Some(0) && help.contains("$LLM_TRAIN_ROOT/share/llm-train") && !help.contains("scripts/plot"), "{help}");
+    let Some(packages) = python_packages() else { return };
+    let mut draw = Command::new("python3");
+    draw.arg(root().join("scripts/plot_metrics.py")).arg("nowhere").env("PYTHONPATH", packages);
+    let out = draw.output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(2) && said.contains("nowhere: expected") && !said.contains("Traceback"), "{said}");
 }
 
 #[test]
