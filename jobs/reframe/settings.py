@@ -16,5 +16,5 @@ site_configuration = {
             ],
         },
     ],
-    'environments': [{'name': 'builtin'}],
+    # The environment `builtin` is ReFrame's own: what is loaded when it starts.
 }

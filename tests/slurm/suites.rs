@@ -33,6 +33,9 @@ fn reframe_runs_the_step_at_two_scales() {
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success() && text.contains("Ran 2/2 test case(s)") && text.contains("(0 failure(s)"), "{text}");
     assert!(text.contains("tokens_per_second"), "{text}");
+    // Of the shipped settings ReFrame has nothing to complain.
+    let said = text.into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(!said.contains("WARNING") && !said.contains("redefinition"), "{said}");
 }
 
 /// Verification in a suite: passed by the program as it is, failed by one whose losses are other ones.
@@ -114,9 +117,12 @@ fn jube_sweeps_and_makes_a_table() {
     let said = run(&["run", "llm-train.yaml"]);
     let table = run(&["result", "llm_train", "--id", "last"]);
     let rows: Vec<Vec<&str>> =
-        table.lines().map(|line| line.split(',').collect()).filter(|row: &Vec<&str>| row.len() == 7).collect();
+        table.lines().map(|line| line.split(',').collect()).filter(|row: &Vec<&str>| row.len() == 9).collect();
     assert_eq!(rows.len(), 1 + 4, "{said}{table}");
+    assert_eq!(rows[0][..2], ["model", "seq_len"], "{table}");
     for row in &rows[1..] {
-        assert!(row[3..6].iter().all(|figure| figure.parse::<f64>().is_ok_and(|x| x > 0.0)), "{table}");
+        // A table of `-t large` tells itself apart.
+        assert_eq!(row[..2], ["nano", "64"], "{table}");
+        assert!(row[5..8].iter().all(|figure| figure.parse::<f64>().is_ok_and(|x| x > 0.0)), "{table}");
     }
 }
