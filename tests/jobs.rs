@@ -143,6 +143,24 @@ fn plan_accepts_every_configuration() {
     }
 }
 
+/// The short first job of docs/jobs.md is one; its second option is needed.
+#[test]
+fn a_short_first_job_is_accepted() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/jobs.md")).unwrap();
+    let options = page.split("`job.sbatch --steps").nth(1).and_then(|rest| rest.split('`').next()).unwrap();
+    let options: Vec<&str> = ["--steps"].into_iter().chain(options.split_whitespace()).collect();
+    let plan = |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_llm-train"));
+        let out = command.args(["plan", "--ranks", "2", "--config"]).arg(file("generic", "run.toml")).args(options).output();
+        let out = out.unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (code, said) = plan(&options);
+    assert_eq!(code, Some(0), "{options:?}: {said}");
+    let (code, said) = plan(&options[..2]);
+    assert!(code == Some(2) && said.contains("warmup"), "{said}");
+}
+
 /// Python looks for modules beside the script first: one of the name of its library's would be taken in its place.
 #[test]
 fn no_module_hides_one_of_python() {
