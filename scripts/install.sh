@@ -54,7 +54,11 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$prefix" ] || refuse "--prefix DIR is missing"
 [ -z "$archive" ] || [ -r "$archive" ] || refuse "--offline $archive: expected the archive that scripts/vendor.sh made, found no such file"
-[ -z "$program" ] || [ -x "$program" ] || refuse "--program $program: expected a program, found none"
+if [ -n "$program" ]; then
+    of_ours() { [ -f "$program" ] && [ -x "$program" ] && case $("$program" -V 2>/dev/null) in "llm-train "*) ;; *) false ;; esac; }
+    case $program in */*) ;; *) program=./$program ;; esac
+    of_ours || refuse "--program ${program#./}: expected a program, an llm-train that was built before, found none"
+fi
 if ! mkdir -p "$prefix" || [ ! -w "$prefix" ]; then refuse "$prefix cannot be written"; fi
 prefix=$(cd "$prefix" && pwd)
 [ -z "$program" ] || program=$(cd "$(dirname "$program")" && pwd)/$(basename "$program")
@@ -67,7 +71,7 @@ umask 022 # what is installed is for everyone on the machine
 [ -n "$program" ] || source scripts/setup.sh
 
 if [ ${#features[@]} -gt 0 ] && [ -z "$program" ]; then
-    found=$("${CMAKE:-cmake}" --version 2>/dev/null | awk 'NR == 1 { print $3 }')
+    found=$("${CMAKE:-cmake}" --version 2>/dev/null | awk 'NR == 1 { print $3 }') || true # none
     [ "$(printf '%s\n' 3.26 "${found:-0}" | sort -V | head -n 1)" = 3.26 ] ||
         refuse "--static-hdf5: expected CMake 3.26 or newer, found ${found:-none}; load a module, or: pip install cmake, and CMAKE=…/bin/cmake"
 fi
@@ -83,6 +87,19 @@ if [ -n "$target_cpu" ] && [ -z "$program" ]; then
     rustc --print target-cpus | awk -v name="$target_cpu" '$1 == name { found = 1 } END { exit !found }' ||
         refuse "--target-cpu: expected a name of rustc --print target-cpus, found $target_cpu"
     export RUSTFLAGS="${RUSTFLAGS:-} -C target-cpu=$target_cpu"
+fi
+
+# Cargo does not notice that another wrapper, which is another library, is to be built against.
+if [ -z "$program" ]; then
+    wrapper() { readlink -f "$(command -v "$1")" || true; }
+    mpi=$(wrapper "${MPICC:-mpicc}")
+    [ -n "$mpi" ] || refuse "MPICC: expected MPI's compiler, found no ${MPICC:-mpicc}"
+    built_with=$(cat "$target/mpicc" 2>/dev/null || wrapper mpicc)
+    if [ -d "$target/release" ] && [ "$mpi" != "$built_with" ]; then
+        cargo clean --quiet --release "${sources[@]}" -p mpi-sys
+    fi
+    mkdir -p "$target"
+    echo "$mpi" >"$target/mpicc"
 fi
 
 build() { cargo build --release --locked --bin llm-train "${sources[@]}" "${features[@]}"; }

@@ -124,6 +124,8 @@ fn what_cannot_be_is_one_sentence_and_exit_2() {
         (format!("{to} --prefix"), ["--prefix", "needs a value"]),
         (format!("{to} --target-cpu cray1"), ["rustc --print target-cpus", "cray1"]),
         (format!("{to} --program nowhere"), ["--program nowhere", "expected a program"]),
+        (format!("{to} --program src"), ["--program src", "expected a program"]),
+        (format!("{to} --program /bin/true"), ["--program /bin/true", "expected a program"]),
         (format!("{to} --offline nowhere.tar.zst"), ["nowhere.tar.zst", "scripts/vendor.sh"]),
         ("--prefix /proc/here".into(), ["/proc/here", "cannot be written"]),
     ] {
@@ -137,5 +139,9 @@ fn what_cannot_be_is_one_sentence_and_exit_2() {
     std::fs::write(&old, "#!/bin/sh\necho cmake version 3.25.1\n").unwrap();
     let output = bash(&format!("chmod +x '{0}'; CMAKE='{0}' scripts/install.sh {to} --static-hdf5", old.display()));
     assert!(output.status.code() == Some(2) && text(&output).contains("CMake 3.26 or newer, found 3.25.1"), "{}", text(&output));
+    let output = bash(&format!("CMAKE=/no/cmake scripts/install.sh {to} --static-hdf5"));
+    assert!(output.status.code() == Some(2) && text(&output).contains("CMake 3.26 or newer, found none"), "{}", text(&output));
+    let output = bash(&format!("MPICC=mpicc.nope scripts/install.sh {to}"));
+    assert!(output.status.code() == Some(2) && text(&output).contains("found no mpicc.nope"), "{}", text(&output));
     assert!(root().join("scripts/install.sh").is_file());
 }
