@@ -106,11 +106,16 @@ fn a_rung_that_fails_is_named_and_leaves_no_result() {
 #[test]
 fn options_of_sbatch_after_the_script_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut job = Job::new(Command::new("bash"));
+    let submitted = || {
+        let mut job = Job::new(Command::new("bash"));
+        job.0.arg(jobs().join("study.sbatch")).arg("--nodes=2").env("SLURM_SUBMIT_DIR", dir.path());
+        job.0.env("SLURM_JOB_ID", "41").env("SLURM_NTASKS", "2").env("LLM_TRAIN", PROGRAM).env_remove("RANKS");
+        job.run().with_code(2)
+    };
+    // From a folder without the study's script.
+    assert!(submitted().err.contains("expected to be submitted from the folder that holds study.sh"));
     std::fs::copy(jobs().join("study.sh"), dir.path().join("study.sh")).unwrap();
-    job.0.arg(jobs().join("study.sbatch")).arg("--nodes=2").env("SLURM_SUBMIT_DIR", dir.path());
-    job.0.env("SLURM_JOB_ID", "41").env("SLURM_NTASKS", "2").env("LLM_TRAIN", PROGRAM).env_remove("RANKS");
-    let ended = job.run().with_code(2);
+    let ended = submitted();
     assert!(ended.err.contains("found --nodes=2 (options of sbatch stand before the script's name)"), "{ended}");
     assert!(!dir.path().join("scaling-41").exists(), "{ended}");
 }
