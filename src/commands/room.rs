@@ -85,15 +85,15 @@ pub fn settle_micro_batch(run: &mut Run, launch: &Launch) -> Result<()> {
     Ok(())
 }
 
-/// Whether a processor's memory is enough. Everyone looks before anyone takes.
+/// Whether a processor's memory is enough for these rows of the table. Everyone looks before anyone takes.
 ///
 /// Errors, on all ranks: `Input`, naming a node that has less than its ranks need, and the micro-batch that would fit.
-pub fn check(run: &Run, launch: &Launch) -> Result<()> {
-    let of = Of::Node { near: 1, threads: launch.threads };
-    let needed: u64 = rows(run, launch.size(), of).iter().map(|(_, bytes)| bytes).sum();
+pub fn check(run: &Run, launch: &Launch, rows: &[(&str, u64)]) -> Result<()> {
+    let needed: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
     let all = launch.comm().exchange(&[needed as f64, share(launch)]);
     let Some(rank) = all.iter().position(|rank| rank[1] < rank[0]) else { return Ok(()) };
     let least = all.iter().map(|rank| rank[1]).fold(f64::INFINITY, f64::min) as u64;
+    let of = Of::Node { near: 1, threads: launch.threads };
     let instead = match largest_micro_batch(run, launch.size(), of, least) {
         Ok(n) => format!("--micro-batch {n} would fit"),
         Err(_) => format!("not even --micro-batch 1 would fit, but {} take less", lighter(run)),

@@ -123,18 +123,17 @@ impl Session {
         let had = resumed.as_ref().and_then(|(_, progress)| progress.attention.as_ref());
         let gpu = gpu.map(|gpu| gpu.with_attention(run, launch, &model, had)).transpose()?;
         if gpu.is_none() {
-            room::check(run, launch)?;
+            room::check(run, launch, &count::memory_rows(&plan, &model, launch.size(), 1, launch.threads))?;
         }
         let front = if gpu.is_some() { None } else { shared_memory(run, launch, count::front(&plan, &model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
-        let mut rows = count::memory_rows(&plan, &model, launch.size(), near, launch.threads);
         let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
-        let products = match &gpu {
-            None => launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?,
-            Some(gpu) => {
-                rows = gpu.rows(run, &plan, &model);
-                gpu.words.clone()
+        let (products, rows) = match &gpu {
+            None => {
+                let products = launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?;
+                (products, count::memory_rows(&plan, &model, launch.size(), near, launch.threads))
             }
+            Some(gpu) => (gpu.words.clone(), gpu.rows(run, &plan, &model)),
         };
         let seats = gpu.as_ref().map_or(&[][..], |gpu| &gpu.seats);
         introduce(run, launch, &console, &data, &model, seats, &rows, &products, from, steps, changed.as_deref());
