@@ -11,7 +11,6 @@ use crate::commands::pages::{CubinsArgs, PagesArgs};
 use crate::commands::{report::ReportArgs, tokenize::TokenizeArgs, verify::VerifyArgs, version};
 use crate::config::{self, Purpose, Run};
 use crate::error::{Error, Result};
-use crate::launch::slurm;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Command, FromArgMatches};
 use std::ffi::OsString;
@@ -250,7 +249,7 @@ pub fn parse<A: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = A>) 
     })
 }
 
-/// Options of sbatch that are often given too late.
+/// Options of sbatch that are often given too late; none is one of ours.
 const SBATCH: [&str; 10] = [
     "--account",
     "--cpus-per-task",
@@ -278,11 +277,8 @@ fn sentence(e: &clap::Error) -> String {
     let hint = hint.map_or("; --help lists what there is".to_string(), |h| format!("; did you mean {h}?"));
     match e.kind() {
         // What follows a script's name Slurm hands to the script, and the scripts of jobs/ to the program.
-        ErrorKind::UnknownArgument if slurm::job().is_some() && SBATCH.contains(&argument.as_str()) => {
+        ErrorKind::UnknownArgument if SBATCH.contains(&argument.as_str()) => {
             format!("unknown argument {argument}: options of sbatch stand before the script's name")
-        }
-        ErrorKind::UnknownArgument if slurm::job().is_some() => {
-            format!("unknown argument {argument}{hint} (options of sbatch stand before the script's name)")
         }
         ErrorKind::UnknownArgument => format!("unknown argument {argument}{hint}"),
         ErrorKind::MissingSubcommand => match e.get(ContextKind::ValidSubcommand) {
