@@ -113,6 +113,8 @@ if [ -n "$mpi" ] && strings_of=$(grep -ac OPAL_PREFIX "$(dirname "$mpi")"/libope
         executables+=" bin/$name"
     done
     environment='export OPAL_PREFIX=$here OPAL_SYSCONFDIR=$here/etc/openmpi OPAL_PKGDATADIR=$here/share/openmpi'
+    environment+=$'\n# A container may have no way to other machines: Open MPI would refuse to start for want of ssh.\n'
+    environment+='command -v ssh >/dev/null || command -v rsh >/dev/null || command -v srun >/dev/null || export OMPI_MCA_plm=${OMPI_MCA_plm:-isolated}'
     environment+=$'\n'"export OPAL_PKGLIBDIR=\$here/$(below "$(folder pkglibdir)")"
 fi
 # What UCX, libfabric and PMIx load by name, beside their libraries.
@@ -124,10 +126,11 @@ for library in libucs.so.0:ucx:UCX_MODULE_DIR libfabric.so.1:libfabric:FI_PROVID
     plugins "$(dirname "$path")/$folder" "$out/lib/$folder"
     environment+=$'\n'"export $variable=\$here/lib/$folder"
 done
-# hwloc's plugins that ask for PCI devices and read XML; those for displays, OpenCL and CUDA would load all of these at each start.
+# hwloc's plugin that asks for PCI devices; those for displays, OpenCL and CUDA would load all of these at each start, and XML, which
+# it reads without libxml2 too, would take 36 MB of libraries along.
 path=$(place libhwloc.so.15)
 if [ -e "$out/lib/libhwloc.so.15" ] && [ -d "$(dirname "$path")/hwloc" ]; then
-    plugins "$(dirname "$path")/hwloc" "$out/lib/hwloc" 'hwloc_[px][cm][il]*.so'
+    plugins "$(dirname "$path")/hwloc" "$out/lib/hwloc" 'hwloc_pci.so'
     environment+=$'\nexport HWLOC_PLUGINS_PATH=$here/lib/hwloc'
 fi
 path=$(compgen -G '/usr/lib*/*/pmix2/lib/pmix' || compgen -G '/usr/lib*/pmix' || true)

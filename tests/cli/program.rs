@@ -36,8 +36,13 @@ pub struct Job(pub Command);
 impl Job {
     pub fn new(mut command: Command) -> Job {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // What the tests run in must not reach the program: a job of Slurm, an mpirun of one's own, a wish for backtraces.
+        // What the tests run in must not reach the program: a job of Slurm, an mpirun of one's own, a wish for backtraces. What a
+        // machine tells MPI of itself (no ssh, no copies between processes) must.
+        let of_the_machine = ["OMPI_MCA_plm", "OMPI_MCA_btl", "OMPI_MCA_pml", "PMIX_MCA_"];
         for (name, _) in std::env::vars() {
+            if of_the_machine.iter().any(|setting| name.starts_with(setting)) {
+                continue;
+            }
             if ["SLURM", "OMPI_", "PMI", "RUST_"].iter().any(|of_others| name.starts_with(of_others)) {
                 command.env_remove(name);
             }
