@@ -49,7 +49,14 @@ pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: 
             let ([y, stats], [at, gamma, beta]) = d.op([y, stats], ins);
             let none = 0; // the residual stream is added by the product before
             let layer = u64::from(kind == Norm::Layer);
-            d.launch("norm_forward", over(x.rows, c), &[y, stats, none, at, none, gamma, beta, c as u64, float(eps), layer]);
+            let (n, columns) = (x.rows as u64, c as u64);
+            if c > WIDE {
+                let grid = wide_rows(x.rows, c);
+                d.launch("norm_forward_wide", grid, &[y, stats, none, at, none, gamma, beta, columns, float(eps), layer]);
+            } else {
+                let grid = rows_at_once(x.rows.div_ceil(ROWS), c);
+                d.launch("norm_forward", grid, &[y, stats, none, at, none, gamma, beta, n, columns, float(eps), layer]);
+            }
         }
         Device::Reference(d) => {
             d.arena.op([y, stats], ins, |[y, stats], [x, gamma, beta]| reference::forward(kind, eps, y, stats, x, gamma, beta))
@@ -94,11 +101,12 @@ pub fn backward(
         Device::Cuda(d) => {
             let n = x.rows;
             let ([dx, dgamma, dbeta], [dy, x, stats, gamma]) = d.op(outs, [dy, x, stats, gamma]);
-            let blocks = n.min(BLOCKS);
+            let (kernel, blocks) = if c > WIDE { ("norm_backward_wide", n) } else { ("norm_backward", n.div_ceil(ROWS)) };
+            let blocks = blocks.min(BLOCKS);
             let partials = d.scratch(4 * blocks * 2 * c);
-            let grid = Grid { shared: 8 * c, ..over(blocks, c) };
+            let grid = if c > WIDE { Grid { shared: 8 * c, ..wide_rows(blocks, c) } } else { rows_at_once(blocks, c) };
             let layer = u64::from(kind == Norm::Layer);
-            d.launch("norm_backward", grid, &[dx, partials, dy, x, stats, gamma, n as u64, c as u64, layer]);
+            d.launch(kernel, grid, &[dx, partials, dy, x, stats, gamma, n as u64, c as u64, layer]);
             let grid = Grid::new([c.div_ceil(32), 2, 1], [32, 8, 1]);
             d.launch("column_reduce", grid, &[dgamma, dbeta, partials, blocks as u64, c as u64]);
         }
@@ -108,8 +116,18 @@ pub fn backward(
     }
 }
 
-/// A block for each of `blocks` rows of `c` columns, eight columns a thread.
-fn over(blocks: usize, c: usize) -> Grid {
+/// Columns up to which a thread keeps its eight in registers (norm.cu).
+const WIDE: usize = 4096;
+/// Rows that a block is meant to have.
+const ROWS: usize = 4;
+
+/// Blocks that take some rows of `c` columns at once, eight columns a thread.
+fn rows_at_once(blocks: usize, c: usize) -> Grid {
+    Grid::new([blocks, 1, 1], [c.div_ceil(8).next_multiple_of(32), 1, 1])
+}
+
+/// A block for each of `blocks` rows of `c` columns.
+fn wide_rows(blocks: usize, c: usize) -> Grid {
     Grid::new([blocks, 1, 1], [c.div_ceil(8).next_multiple_of(32).min(256), 1, 1])
 }
 

@@ -133,6 +133,44 @@ __device__ __forceinline__ void store8(float* p, const float (&x)[8], i64 left, 
     }
 }
 
+// Eight elements as memory holds them: what a thread keeps of a row until it needs them again.
+template <class T>
+struct __align__(16) Eight {
+    u32 word[2 * sizeof(T)];
+};
+
+__device__ __forceinline__ void hold8(Eight<bf16>& e, const float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) e.word[i] = pack(x[2 * i], x[2 * i + 1]);
+}
+
+__device__ __forceinline__ void hold8(Eight<float>& e, const float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) e.word[i] = __float_as_uint(x[i]);
+}
+
+__device__ __forceinline__ void values8(float (&x)[8], const Eight<bf16>& e) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[2 * i] = low(e.word[i]), x[2 * i + 1] = high(e.word[i]);
+}
+
+__device__ __forceinline__ void values8(float (&x)[8], const Eight<float>& e) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = __uint_as_float(e.word[i]);
+}
+
+// As load8, without a look at the numbers: many such loads can be under way at once.
+template <class T>
+__device__ __forceinline__ void fetch8(Eight<T>& e, const T* p, i64 left, bool whole) {
+    if (whole) {
+        e = *(const Eight<T>*)p;
+    } else {
+        float x[8];
+        load8(x, p, left, false);
+        hold8(e, x);
+    }
+}
+
 // ---- sums ------------------------------------------------------------------------------------------------------------
 
 // Σ over groups of `lanes` neighbouring lanes (a power of two, at most 32), the same in each of them.
@@ -160,4 +198,23 @@ __device__ __forceinline__ T block_sum(T x, T* part) {
     x = lane < blockDim.x >> 5 ? part[lane] : T(0);
     __syncthreads();
     return warp_sum(x);
+}
+
+// Σ of N values over the block at once, the same in every thread, behind one barrier. `part` is room for N values of each warp, and
+// is not to be written again before the barrier after next.
+template <int N>
+__device__ __forceinline__ void block_sums(float (&x)[N], float* part) {
+#pragma unroll
+    for (int i = 0; i < N; i++) x[i] = warp_sum(x[i]);
+    if ((threadIdx.x & 31) == 0) {
+#pragma unroll
+        for (int i = 0; i < N; i++) part[(threadIdx.x >> 5) * N + i] = x[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N; i++) x[i] = 0.f;
+    for (int k = 0; k < blockDim.x >> 5; k++) {
+#pragma unroll
+        for (int i = 0; i < N; i++) x[i] += part[k * N + i];
+    }
 }

@@ -27,7 +27,7 @@ struct Mutant {
 }
 
 /// Which tests run a file's kernels; those of the prelude are everywhere, and norms use most of it.
-const TESTS: [(&str, &str); 16] = [
+const TESTS: [(&str, &str); 17] = [
     ("prelude.cu", "norm::norm"),
     ("activation.cu", "activation::activation"),
     ("adamw.cu", "adamw::"),
@@ -40,6 +40,7 @@ const TESTS: [(&str, &str); 16] = [
     ("embedding.cu", "embedding::"),
     ("loss.cu", "loss::"),
     ("norm.cu", "norm::norm"),
+    ("norm_wide.cu", "norm::norm"),
     ("qk_norm.cu", "qk_norm::"),
     ("rows.cu", "rows::"),
     ("sample.cu", "sample::sample"),

@@ -6,8 +6,10 @@ use llm_train::ops::norm::{self, Norm};
 
 const EPS: f32 = 1e-5;
 
-fn block(c: usize) -> usize {
-    c.div_ceil(8).next_multiple_of(32).min(256)
+/// Threads of a block, of the kernels for rows of any length or of those for short ones.
+fn block(c: usize, wide: bool) -> usize {
+    let each = c.div_ceil(8).next_multiple_of(32);
+    if wide { each.min(256) } else { each }
 }
 
 #[test]
@@ -20,8 +22,8 @@ fn norm() {
     each_real(|sim| {
         for &(n, c) in shapes {
             for (kind, with_beta) in [(Norm::Layer, true), (Norm::Layer, false), (Norm::Rms, false)] {
-                for adds in [false, true] {
-                    let name = format!("{kind:?} ({n}, {c}) beta {with_beta} add {adds}");
+                for (adds, wide) in [(false, false), (true, false), (false, true), (true, true)] {
+                    let name = format!("{kind:?} ({n}, {c}) beta {with_beta} add {adds} wide {wide}");
                     let layer = i32::from(kind == Norm::Layer);
                     let [x, gamma, beta, dy, dx] =
                         [n * c, c, c, n * c, n * c].map(|len| sim.rounded(&random(&format!("{name} {len}"), len)));
@@ -34,8 +36,15 @@ fn norm() {
                         let sum = adds.then(|| sim.room(n * c));
                         let add = if adds { Some(&adds_) } else { None };
                         let beta = if with_beta { Some(&bs) } else { None };
-                        let arguments = arguments![&y, &stats, sum.as_ref(), &xs, add, &gs, beta, c, EPS, layer];
-                        sim.launch("norm_forward", n, block(c), 0, arguments);
+                        if wide {
+                            let arguments = arguments![&y, &stats, sum.as_ref(), &xs, add, &gs, beta, c, EPS, layer];
+                            sim.launch("norm_forward_wide", n, block(c, wide), 0, arguments);
+                        } else {
+                            let arguments = arguments![&y, &stats, sum.as_ref(), &xs, add, &gs, beta, n, c, EPS, layer];
+                            // a block goes over several groups of rows, or each group has a block
+                            let blocks = n.div_ceil(if adds { 8 } else { 4 });
+                            sim.launch("norm_forward", blocks, block(c, wide), 0, arguments);
+                        }
                         [y, stats].into_iter().chain(sum).collect()
                     });
                     // the norm is of the sum as memory holds it
@@ -62,7 +71,8 @@ fn norm() {
                             let (dxs, partials) = (sim.real(&dx), Buffer::fresh(blocks * 2 * c * 4));
                             let (dgamma, dbeta) = (Buffer::of(&vec![0f32; c]), Buffer::of(&vec![0f32; c]));
                             let arguments = arguments![&dxs, &partials, &dys, &ss, &stats, &gs, n, c, layer];
-                            sim.launch("norm_backward", blocks, block(c), 8 * c, arguments);
+                            let (kernel, shared) = if wide { ("norm_backward_wide", 8 * c) } else { ("norm_backward", 0) };
+                            sim.launch(kernel, blocks, block(c, wide), shared, arguments);
                             let second = if with_beta { Some(&dbeta) } else { None };
                             let reduce = arguments![&dgamma, second, &partials, blocks, c];
                             sim.launch("column_reduce", [c.div_ceil(32), 2], [32, 8], 0, reduce);

@@ -22,6 +22,7 @@ const fn sanitized(planted: Planted) -> Planted {
 
 const PRELUDE: &str = "prelude.cu";
 const NORM: &str = "norm.cu";
+const NORM_WIDE: &str = "norm_wide.cu";
 const ROWS: &str = "rows.cu";
 const ACTIVATION: &str = "activation.cu";
 const EMBEDDING: &str = "embedding.cu";
@@ -115,18 +116,34 @@ pub const BY_HAND: &[Planted] = &[
     ),
     fault(PRELUDE, "half a warp is summed", &[("(int apart = 16;", "(int apart = M ? 8 : 16;")]),
     fault(PRELUDE, "a warp too many is summed", &[("lane < blockDim.x >> 5", "lane < (blockDim.x >> 5) + M")]),
+    fault(PRELUDE, "a warp's sums are left out", &[("k < blockDim.x >> 5; k++) {", "k < (blockDim.x >> 5) - M; k++) {")]),
     found_by(
         "qk_norm::",
         fault(PRELUDE, "neighbouring groups of lanes are mixed", &[("apart = lanes / 2;", "apart = M ? lanes : lanes / 2;")]),
     ),
     // ---- norm.cu
     fault(NORM, "the variance counts columns past the end", &[("w || i < C - c ? v[i]", "w || i < C - c || M ? v[i]")]),
-    fault(NORM, "dβ is not summed", &[("sums[C + c + i] += d[i];", "sums[C + c + i] += M ? 0.f : d[i];")]),
+    fault(NORM, "dβ is not summed", &[("dbeta[i] += t[i];", "dbeta[i] += M ? 0.f : t[i];")]),
     fault(NORM, "partial sums overlap", &[("blockIdx.x * 2 * C", "blockIdx.x * (M ? 1 : 2) * C")]),
-    fault(NORM, "a row is left out", &[("at += gridDim.x", "at += gridDim.x + M")]),
-    fault(NORM, "dx is overwritten", &[("o[i] += r * (", "o[i] = (M ? 0.f : o[i]) + r * (")]),
-    fault(NORM, "the mean of g is forgotten", &[("layer ? block_sum(level", "layer && !M ? block_sum(level")]),
-    fault(NORM, "the sum is not stored", &[("store8(sum + row", "if (!M) store8(sum + row")]),
+    fault(NORM, "rows are left out", &[("first += BACK * gridDim.x", "first += BACK * (gridDim.x + M)")]),
+    fault(NORM, "rows are left out forwards", &[("first += ROWS * gridDim.x", "first += ROWS * (gridDim.x + M)")]),
+    fault(NORM, "dx is overwritten", &[("to[i] += r[j] * (", "to[i] = (M ? 0.f : to[i]) + r[j] * (")]),
+    fault(NORM, "the mean of g is forgotten", &[("layer ? sums[2 * j] / C", "layer && !M ? sums[2 * j] / C")]),
+    fault(NORM, "the sum is not stored", &[("if (there) store8(sum", "if (there && !M) store8(sum")]),
+    fault(NORM, "sums are written where others still read", &[("(sums, parts[turn ^= 1])", "(sums, parts[M ? 0 : turn ^= 1])")]),
+    fault(
+        NORM,
+        "squares are written where others still read",
+        &[("(square, parts[turn ^= 1])", "(square, parts[M ? 0 : turn ^= 1])")],
+    ),
+    // ---- norm_wide.cu
+    fault(NORM_WIDE, "the variance counts columns past the end", &[("w || i < C - c ? v[i]", "w || i < C - c || M ? v[i]")]),
+    fault(NORM_WIDE, "dβ is not summed", &[("sums[C + c + i] += d[i];", "sums[C + c + i] += M ? 0.f : d[i];")]),
+    fault(NORM_WIDE, "partial sums overlap", &[("blockIdx.x * 2 * C", "blockIdx.x * (M ? 1 : 2) * C")]),
+    fault(NORM_WIDE, "a row is left out", &[("at += gridDim.x", "at += gridDim.x + M")]),
+    fault(NORM_WIDE, "dx is overwritten", &[("o[i] += r * (", "o[i] = (M ? 0.f : o[i]) + r * (")]),
+    fault(NORM_WIDE, "the mean of g is forgotten", &[("layer ? block_sum(level", "layer && !M ? block_sum(level")]),
+    fault(NORM_WIDE, "the sum is not stored", &[("store8(sum + row", "if (!M) store8(sum + row")]),
     // ---- rows.cu
     fault(ROWS, "strips overlap", &[("(int)(blockIdx.y + 1) * rows)", "(int)(blockIdx.y + 1) * rows + M)")]),
     fault(ROWS, "a row past the end is read", &[("min(n, (int)", "min(n + M, (int)")]),

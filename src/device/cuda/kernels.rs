@@ -37,6 +37,7 @@ const FILES: &[&str] = &[
     include_str!("../../ops/embedding.cu"),
     include_str!("../../ops/loss.cu"),
     include_str!("../../ops/norm.cu"),
+    include_str!("../../ops/norm_wide.cu"),
     include_str!("../../ops/qk_norm.cu"),
     include_str!("../../ops/rope.cu"),
     include_str!("../../ops/rows.cu"),
