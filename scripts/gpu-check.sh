@@ -34,7 +34,7 @@ resume 30 stopped and gone on with: the same bits
 memory 30 too little memory: one sentence, and the micro-batch that would fit
 nccl 30 NCCL with one rank changes nothing, and carries bf16
 ranks 40 two ranks on one GPU over MPI: the losses of one
-curve 60 200 steps of gpt2-124M in bf16: every loss within 0.5 % of the CPU'"'"'s in fp32
+curve 60 200 steps of gpt2-124M: in fp32 every loss, in bf16 the mean of each ten, within 0.5 % of the CPU'"'"'s in fp32
 bench-gpt2 60 gpt2-124M, T = 1024, 65,536 tokens a step
 bench-llama 75 Llama-3.2-1B, T = 1024, 65,536 tokens a step
 bench-gpt2-xl 75 gpt2-1.5B, T = 1024, 65,536 tokens a step

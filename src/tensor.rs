@@ -109,6 +109,7 @@ pub struct Plan {
     len: usize,
     halves: bool,
     makes_again: bool,
+    streams: bool,
     weights_in_bf16: bool,
     narrow: usize,
     copied: Option<Copied>,
@@ -127,6 +128,14 @@ impl Plan {
     /// Whether one place for the activation serves all blocks.
     pub fn makes_again(&self) -> bool {
         self.makes_again
+    }
+    /// For a device whose matrices are worth their launches, and lie in no cache, only when they are large: a GPU.
+    pub fn for_gpu() -> Plan {
+        Plan { streams: true, ..Plan::default() }
+    }
+    /// Whether many rows at once are better than those that a cache holds.
+    pub fn streams(&self) -> bool {
+        self.streams
     }
     /// The same for a device that holds weights in bf16 alone: [`Plan::weights`].
     pub fn with_weights_in_bf16(self, weights_in_bf16: bool) -> Plan {
@@ -187,6 +196,12 @@ impl Plan {
         let tensors = (first(self), second(&mut other));
         self.grow(kind, other.len.saturating_sub(self.len));
         (Tensor::range(from, self.len), tensors.0, tensors.1)
+    }
+    /// The elements that `f` would take.
+    pub fn taken_by<A>(&self, f: impl FnOnce(&mut Plan) -> A) -> usize {
+        let mut other = self.clone();
+        f(&mut other);
+        other.len - self.len
     }
     pub fn vector(&mut self, kind: Kind, cols: usize) -> Tensor {
         self.matrix(kind, 1, cols)

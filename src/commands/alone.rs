@@ -56,7 +56,7 @@ impl Alone {
     }
     /// Begins the plan of what will lie in memory. A GPU keeps bf16 its own way.
     pub fn plan(&self) -> Plan {
-        let plan = if self.gpu.is_some() { Plan::default() } else { Cpu::plan(self.precision) };
+        let plan = if self.gpu.is_some() { Plan::for_gpu() } else { Cpu::plan(self.precision) };
         plan.with_weights_in_bf16(self.weights_bf16)
     }
 

@@ -23,7 +23,7 @@ pub fn lay_out(run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, S
 
 /// The same on a GPU, which keeps bf16 its own way.
 pub fn lay_out_on_gpu(run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, Stage) {
-    lay_out_in(Plan::default(), run, rank, ranks)
+    lay_out_in(Plan::for_gpu(), run, rank, ranks)
 }
 
 fn lay_out_in(plan: Plan, run: &Run, rank: usize, ranks: usize) -> (Plan, Decoder, AdamW, Stage) {

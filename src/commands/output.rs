@@ -69,7 +69,11 @@ impl Output {
         let path = run.train.out.join("metrics.h5");
         let history = History::read(&path)?;
         let summary = Summary::of(&history);
-        let peak = memory.peak();
+        let peak = match summary.peak_gpu_memory_bytes {
+            // gpt2-124M 577, gpt2-1.5B 578, Llama-3.2-1B 709 MB more than the plan on an H100 (CUDA 13.0, cuDNN 9.14)
+            Some(bytes) => (bytes, "all in use on its GPU, some 0.6 GB of it by CUDA and its libraries"),
+            None => (memory.peak(), "RssAnon + RssShmem"),
+        };
         console.say(&format!("\n{}", memory::table(&rows, Some(peak))));
         console.result(&summary.text());
         if let Some(file) = &run.log.json {

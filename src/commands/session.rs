@@ -19,7 +19,7 @@ use crate::commands::room;
 use crate::commands::{check_file, check_json};
 use crate::config::{Init, Resume, Run, Source};
 use crate::data::{Data, Loader, Order, Reading, Share};
-use crate::device::{Device, Memory, Rounding};
+use crate::device::{Device, Memory, Rounding, cuda};
 use crate::error::{Error, Result};
 use crate::launch::{self, Launch, slurm};
 use crate::metrics::{self, Console, EvalSet, MetricsFile, Start};
@@ -127,7 +127,9 @@ impl Session {
         }
         let front = if gpu.is_some() { None } else { shared_memory(run, launch, count::front(&plan, &model)) };
         let near = if front.is_some() { launch.local_size } else { 1 };
-        let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), run.system.peak_tflops);
+        let by_name = || gpu.as_ref().and_then(|gpu| cuda::peak_tflops(gpu.name(), run.system.precision));
+        let peak_tflops = run.system.peak_tflops.or_else(by_name);
+        let console = Console::new(from, steps, run.log.every, run.log.quiet || !launch.leads(), peak_tflops);
         let (products, rows) = match &gpu {
             None => {
                 let products = launch.agree(kernels::choose(run.system.precision, Some(launch.comm())))?;
@@ -155,8 +157,11 @@ impl Session {
 
         let device = gpu.as_ref().map_or("cpu".into(), |gpu| gpu.name().to_string());
         let meter = Meter::start(launch, &dev);
-        let start =
-            Start { energy_of: meter.of().into(), ..start_record(run, launch, &model, steps, corpus_seconds, model_seconds) };
+        let start = Start {
+            energy_of: meter.of().into(),
+            peak_tflops,
+            ..start_record(run, launch, &model, steps, corpus_seconds, model_seconds)
+        };
         let continues = resumed.is_some().then_some(from);
         let metrics = launch.agree(
             launch
@@ -436,7 +441,6 @@ fn start_record(run: &Run, launch: &Launch, model: &Decoder, steps: u64, corpus:
         numerics: run.numerics(),
         flops_per_token_full: flops.full,
         flops_per_token_causal: flops.causal,
-        peak_tflops: run.system.peak_tflops,
         launch: slurm::start_time().map(|job| (began - launch.elapsed() - job as f64).max(0.0)),
         mpi_init: launch.init_seconds,
         corpus,

@@ -179,7 +179,7 @@ pub const KEYS: &[Key] = &[
         "on: ranks of a node read each other's memory; off: they send messages"),
     key("system", "patience", "patience", Time, Is("10m"),
         "A rank that waits so long for the others ends the job: 600 (s), 10m"),
-    key("system", "peak_tflops", "peak-tflops", Number(Positive), Else("not known: no MFU is shown"),
+    key("system", "peak_tflops", "peak-tflops", Number(Positive), Else("by the GPU's name; else no MFU"),
         "What one device can do at best, in TFLOP/s"),
 
     key("eval", "every", "eval-every", ANY, Is("0"), "Steps between evaluations; 0: at the end only"),

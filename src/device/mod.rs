@@ -122,7 +122,7 @@ impl Device {
     pub fn tally(&self, name: &'static str, flops: usize, moved: &[Tensor]) -> Option<Note<'_>> {
         match self {
             Device::Cpu(d) => d.tally.note(name, flops, moved),
-            Device::Cuda(d) => d.tally.note(name, flops, moved),
+            Device::Cuda(d) => d.note(name, flops, moved),
             Device::Reference(_) => None,
         }
     }

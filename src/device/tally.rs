@@ -3,16 +3,19 @@
 //! ```text
 //! let _at = dev.tally("norm forward", 0, &[y, stats, x, gamma]);      noted with its time when `_at` is dropped
 //! ```
+//! On a GPU, where the host only puts work into a stream, the time is that between two places in the stream.
+//!
 //! FLOPs are those of matrix products, causal, as the model counts them (`model/config.rs`): what an op computes besides
 //! is bounded by what it moves. Bytes are those that it must move, were it alone: each operand once, one that is read and
 //! written twice (it then stands twice in the list).
+use super::cuda::{Event, Lanes};
 use crate::tensor::Tensor;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The notes of a device, one row an op.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Tally {
     on: AtomicBool,
     /// Elements before this one are of two bytes: `Plan::narrow`.
@@ -20,10 +23,12 @@ pub struct Tally {
     kept: Mutex<Kept>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Kept {
     part: &'static str,
     rows: Vec<Row>,
+    /// Times that are not known yet: of a row, between two places in a stream.
+    coming: Vec<(usize, Event, Event)>,
 }
 
 /// The sums of one op since [`Tally::start`].
@@ -44,7 +49,12 @@ pub struct Note<'a> {
     name: &'static str,
     flops: usize,
     bytes: usize,
-    began: Instant,
+    began: Began<'a>,
+}
+
+enum Began<'a> {
+    Host(Instant),
+    Stream(&'a Lanes, Event),
 }
 
 /// A part of the model at work.
@@ -58,19 +68,38 @@ impl Tally {
 
     /// Forgets what it has and begins.
     pub fn start(&self) {
-        self.kept.lock().expect("the tally").rows.clear();
+        *self.kept.lock().expect("the tally") = Kept::default();
         self.on.store(true, Ordering::Relaxed);
     }
 
-    /// Ends, and gives the rows in the order of their first calls.
+    /// Ends, and gives the rows in the order of their first calls. Waits for a GPU.
     pub fn stop(&self) -> Vec<Row> {
         self.on.store(false, Ordering::Relaxed);
-        std::mem::take(&mut self.kept.lock().expect("the tally").rows)
+        let Kept { mut rows, coming, .. } = std::mem::take(&mut *self.kept.lock().expect("the tally"));
+        for (row, began, ended) in coming {
+            ended.synchronize();
+            rows[row].time += began.until(&ended);
+        }
+        rows
     }
 
     pub fn note(&self, name: &'static str, flops: usize, moved: &[Tensor]) -> Option<Note<'_>> {
         let on = self.on.load(Ordering::Relaxed);
-        on.then(|| Note { tally: self, name, flops, bytes: self.bytes(moved), began: Instant::now() })
+        on.then(|| Note { tally: self, name, flops, bytes: self.bytes(moved), began: Began::Host(Instant::now()) })
+    }
+
+    /// The same for work that is put into a GPU's stream; `size`: bytes of an element.
+    pub fn note_in<'a>(
+        &'a self,
+        lanes: &'a Lanes,
+        name: &'static str,
+        flops: usize,
+        moved: &[Tensor],
+        size: impl Fn(Tensor) -> usize,
+    ) -> Option<Note<'a>> {
+        let on = self.on.load(Ordering::Relaxed);
+        let bytes = || moved.iter().map(|t| size(*t) * t.len()).sum();
+        on.then(|| Note { tally: self, name, flops, bytes: bytes(), began: Began::Stream(lanes, lanes.moment(true)) })
     }
 
     /// Ops are noted as those of `part` until the guard is dropped.
@@ -90,7 +119,7 @@ impl Tally {
 
 impl Drop for Note<'_> {
     fn drop(&mut self) {
-        let time = self.began.elapsed();
+        let time = if let Began::Host(began) = &self.began { began.elapsed() } else { Duration::ZERO };
         let mut kept = self.tally.kept.lock().expect("the tally");
         let (part, name) = (kept.part, self.name);
         let at = kept.rows.iter().position(|r| (r.part, r.name) == (part, name)).unwrap_or_else(|| {
@@ -102,6 +131,9 @@ impl Drop for Note<'_> {
         row.flops += self.flops as f64;
         row.bytes += self.bytes as f64;
         row.time += time;
+        if let Began::Stream(lanes, began) = std::mem::replace(&mut self.began, Began::Host(Instant::now())) {
+            kept.coming.push((at, began, lanes.moment(false)));
+        }
     }
 }
 

@@ -68,7 +68,7 @@ fn resident(status: &str) -> u64 {
     status.lines().filter(|l| l.starts_with("RssAnon:") || l.starts_with("RssShmem:")).filter_map(kib).sum::<u64>() * 1024
 }
 
-/// The plan's rows (kind, bytes per rank), their sum, and the measured peak beside it.
+/// The plan's rows (kind, bytes per rank), their sum, and the measured peak beside it, with what was measured.
 ///
 /// ```text
 /// memory per rank            bytes
@@ -77,7 +77,7 @@ fn resident(status: &str) -> u64 {
 ///   planned            …
 ///   measured peak      …             1.3 % above the plan
 /// ```
-pub fn table(rows: &[(&str, u64)], measured: Option<u64>) -> String {
+pub fn table(rows: &[(&str, u64)], measured: Option<(u64, &str)>) -> String {
     let planned: u64 = rows.iter().map(|(_, bytes)| bytes).sum();
     let line = |name: &str, bytes: u64, note: &str| {
         format!("  {name:<16} {:>20} {:>10}{note}\n", units::thousands(bytes), units::bytes(bytes))
@@ -85,10 +85,10 @@ pub fn table(rows: &[(&str, u64)], measured: Option<u64>) -> String {
     let mut out = format!("{:<18} {:>20}\n", "memory per rank", "bytes");
     rows.iter().for_each(|(name, bytes)| out += &line(name, *bytes, ""));
     out += &line("planned", planned, "");
-    if let Some(peak) = measured {
+    if let Some((peak, of)) = measured {
         let off = 100.0 * (peak as f64 / planned as f64 - 1.0);
         let side = if off < 0.0 { "below" } else { "above" };
-        out += &line("measured peak", peak, &format!("  {:.1} % {side} the plan (rank 0: RssAnon + RssShmem)", off.abs()));
+        out += &line("measured peak", peak, &format!("  {:.1} % {side} the plan (rank 0: {of})", off.abs()));
     }
     out
 }
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_table_adds_up() {
-        let text = table(&[("parameters", 1000), ("gradients", 3000)], Some(4100));
+        let text = table(&[("parameters", 1000), ("gradients", 3000)], Some((4100, "RssAnon + RssShmem")));
         assert!(text.contains("planned                         4,000"), "{text}");
         assert!(text.contains("2.5 % above the plan"), "{text}");
     }

@@ -125,14 +125,17 @@ pub(super) fn to_parameters(d: &Cuda, dw: Operand, db: u64, dy: Operand, x: Oper
     let strips = n.div_ceil(32).min(STRIPS);
     let partials = d.scratch(4 * strips * o);
     let summing = Product { finish: Finish::SumsOfA { to: partials }, ..plain };
-    // The sums are written, not added: one strip of them then goes the way of many.
-    let strips = if d.offers(&summing) {
+    let sum = || {
+        let grid = Grid::new([o.div_ceil(256), strips, 1], [32, 8, 1]);
+        d.launch("column_sums", grid, &[partials, dy.at, n as u64, o as u64]);
+    };
+    // The library's sums are written, not added: one strip of them then goes the way of many.
+    let strips = if d.prefers(&summing, &plain, sum) {
         d.multiply(&summing);
         1
     } else {
         d.multiply(&plain);
-        let grid = Grid::new([o.div_ceil(256), strips, 1], [32, 8, 1]);
-        d.launch("column_sums", grid, &[partials, dy.at, n as u64, o as u64]);
+        sum();
         strips
     };
     let grid = Grid::new([o.div_ceil(32), 1, 1], [32, 8, 1]);

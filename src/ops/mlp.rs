@@ -186,10 +186,12 @@ fn forward_on_gpu(
         return false;
     }
     let ([act_at, inner_at], [x_at, w_at, bias]) = d.op([act, inner], [x, w, or_empty(b)]);
-    let finish = Finish::Gelu { inner: inner_at, bias: (bias != 0).then_some(bias) };
+    let bias = (bias != 0).then_some(bias);
+    let finish = Finish::Gelu { inner: inner_at, bias };
     let [y, a, b] = [d.operand(act, act_at), d.operand(x, x_at), d.operand(w, w_at)];
     let product = Product { y, a, b, transposed: [false, true], add: None, finish };
-    let offered = d.offers(&product);
+    let plain = Product { y: d.operand(inner, inner_at), finish: bias.map_or(Finish::Nothing, Finish::Bias), ..product };
+    let offered = d.prefers(&product, &plain, || activation::forward(dev, kind, act, inner));
     if offered {
         let _at = dev.tally("linear forward", 2 * x.len() * w.rows, &[act, inner, x, w]);
         d.multiply(&product);
@@ -218,7 +220,8 @@ fn backward_on_gpu(
     let [y, a, b] = [d.operand(dinner, dinner_at), d.operand(dy, dy_at), d.operand(w, w_at)];
     let finish = Finish::GeluSlope { inner: inner_at };
     let product = Product { y, a, b, transposed: [false, false], add: None, finish };
-    let offered = d.offers(&product);
+    let plain = Product { finish: Finish::Nothing, ..product };
+    let offered = d.prefers(&product, &plain, || activation::backward(dev, kind, dinner, None, inner, None, None));
     if offered {
         {
             let _at = dev.tally("linear dx", 2 * dy.len() * act.cols, &[dinner, dy, inner, w]);

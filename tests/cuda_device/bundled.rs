@@ -86,7 +86,7 @@ fn it_runs_from_a_bundle_that_was_moved_and_sees_what_fails() {
     assert_eq!(counts, [Some(0), Some(20), Some(1)], "{}", whole.said);
     assert_eq!(whole.of("cudnn")["result"], "left out");
     assert!(whole.report["gpu"].as_str().unwrap().contains("H100"));
-    assert!(whole.of("curve")["figures"]["curve_widest_relative_difference"].as_f64().is_some_and(|x| x < 5e-3));
+    assert!(whole.of("curve")["figures"]["curve_fp32_widest_relative_difference"].as_f64().is_some_and(|x| x < 5e-3));
     for part in ["bench-gpt2", "bench-llama", "bench-gpt2-xl"] {
         assert!(whole.report["benchmarks"][part]["tokens_per_second"]["mean"].as_f64().is_some_and(|x| x > 0.0), "{part}");
     }

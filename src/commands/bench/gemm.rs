@@ -34,7 +34,12 @@ pub fn run(run: &Run) -> Result<()> {
     let mut run = run.clone();
     run.validate_for(1)?;
     let (precision, threads) = (run.system.precision, run.system.threads.unwrap_or_else(usable_cores));
-    let (_, model, ..) = count::lay_out(&run, 0, 1);
+    let gpu = match run.system.device {
+        DeviceKind::Cpu => None,
+        DeviceKind::Auto => Gpu::of(0).ok(),
+        DeviceKind::Cuda => Some(Gpu::of(0)?),
+    };
+    let (_, model, ..) = if gpu.is_some() { count::lay_out_on_gpu(&run, 0, 1) } else { count::lay_out(&run, 0, 1) };
     let (c, rows) = (&run.model.config, run.batch.micro_batch * run.batch.seq_len);
     let attention = c.heads * c.head_dim;
     let layers = [
@@ -44,11 +49,6 @@ pub fn run(run: &Run) -> Result<()> {
         ("down", [rows, c.hidden, c.width]),
         ("head", [model.logit_rows(), c.width, c.vocab_rows()]),
     ];
-    let gpu = match run.system.device {
-        DeviceKind::Cpu => None,
-        DeviceKind::Auto => Gpu::of(0).ok(),
-        DeviceKind::Cuda => Some(Gpu::of(0)?),
-    };
     if gpu.is_none() {
         run.validate_on_cpu()?;
     }
@@ -98,7 +98,7 @@ pub fn run(run: &Run) -> Result<()> {
 }
 
 /// GFLOP/s of the forward, and of the backward.
-fn on_gpu(gpu: &Arc<Gpu>, [rows, inputs, outputs]: [usize; 3], precision: Precision) -> Result<[Stats; 2]> {
+pub fn on_gpu(gpu: &Arc<Gpu>, [rows, inputs, outputs]: [usize; 3], precision: Precision) -> Result<[Stats; 2]> {
     let mut plan = Plan::default();
     // Weights first: what lies there has a copy in bf16.
     let w = plan.matrix(Kind::Parameters, outputs, inputs);

@@ -7,19 +7,23 @@
 //! ```
 //! The ceilings are measured with the run's own threads and ops. Operands that are still in cache can beat the memory
 //! ceiling: such an op stands above 100 %.
-use crate::commands::bench::gemm::Layer;
+use crate::commands::bench::gemm::{self, Layer};
 use crate::commands::bench::tallied;
+use crate::device::cuda::{self, Cuda, Extent, Gpu};
 use crate::device::{Device, Precision, Row};
 use crate::error::Result;
 use crate::metrics::units::significant;
 use crate::ops::elementwise;
-use crate::tensor::{Kind, Plan};
+use crate::tensor::{Kind, Plan, Tensor};
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// What this machine can do at best with the threads at hand.
 #[derive(Clone, Debug)]
 pub struct Ceilings {
+    /// `2 threads`, or a GPU's name.
+    of: String,
     /// Of matrix products, in FLOP/s, and the product that reached it.
     pub flops: f64,
     product: String,
@@ -33,6 +37,10 @@ const PRODUCTS: [[usize; 2]; 3] = [[1024, 1024], [768, 3072], [3072, 768]];
 const ROWS: usize = 512;
 /// Elements of the arrays that are copied: together far more than a cache holds.
 const ARRAY: usize = 1 << 25;
+/// The same on a GPU.
+const GPU_PRODUCTS: [[usize; 2]; 3] = [[4096, 4096], [2048, 8192], [8192, 2048]];
+const GPU_ROWS: usize = 8192;
+const GPU_ARRAY: usize = 1 << 27;
 /// The best of so many counts.
 const REPEATS: usize = 3;
 
@@ -51,25 +59,58 @@ impl Ceilings {
                 }
             }
         }
-        let mut plan = Plan::default();
-        let [a, b, c] = [(); 3].map(|()| plan.vector(Kind::Workspace, ARRAY));
+        let (plan, arrays) = arrays(ARRAY);
         let dev = Device::cpu(&plan, threads, &[], precision)?;
-        let pass = |dev: &Device| {
-            elementwise::copy(dev, a, b);
-            elementwise::add(dev, c, a, b);
-            elementwise::square_sum(dev, c);
-        };
-        dev.install(|| [a, b, c].map(|t| elementwise::zero(&dev, t)));
-        let runs = (0..REPEATS).flat_map(|_| tallied(&dev, true, || pass(&dev)).0);
-        let rates = runs.map(|row| (row.bytes / row.time.as_secs_f64(), row.name));
-        let (bytes, pass) = rates.max_by(|a, b| a.0.total_cmp(&b.0)).expect("three passes were noted");
-        Ok(Ceilings { flops, product, bytes, pass })
+        let (bytes, pass) = passes(&dev, arrays);
+        let of = format!("{threads} threads");
+        Ok(Ceilings { of, flops, product, bytes, pass })
+    }
+
+    /// Of a GPU: takes some seconds and 1.5 GB of its memory, which are given back.
+    ///
+    /// Errors: a library is missing, or the GPU has not the memory.
+    pub fn of_gpu(gpu: &Arc<Gpu>, precision: Precision) -> Result<Ceilings> {
+        let (mut flops, mut product) = (0.0, String::new());
+        for [inputs, outputs] in GPU_PRODUCTS {
+            let size = [GPU_ROWS, inputs, outputs];
+            for (rates, name) in gemm::on_gpu(gpu, size, precision)?.into_iter().zip(["forward", "backward"]) {
+                let rate = 1e9 * rates.max;
+                if rate > flops {
+                    (flops, product) = (rate, format!("{name} of {}", size.map(|n| n.to_string()).join(" × ")));
+                }
+            }
+        }
+        let (plan, arrays) = arrays(GPU_ARRAY);
+        let extent = Extent { activations: arrays.to_vec(), ranks: 1, ..Extent::default() };
+        let cuda = Cuda::new(gpu, &plan, &extent, precision, &cuda::binary(gpu, precision)?, None)?;
+        let (bytes, pass) = passes(&Device::Cuda(Box::new(cuda)), arrays);
+        Ok(Ceilings { of: gpu.name.clone(), flops, product, bytes, pass })
     }
 
     /// Seconds that the row would take at best.
     fn at_best(&self, row: &Row) -> f64 {
         (row.flops / self.flops).max(row.bytes / self.bytes)
     }
+}
+
+/// Three arrays of so many elements.
+fn arrays(elements: usize) -> (Plan, [Tensor; 3]) {
+    let mut plan = Plan::default();
+    let arrays = [(); 3].map(|()| plan.vector(Kind::Workspace, elements));
+    (plan, arrays)
+}
+
+/// Bytes/s of the fastest of three passes, and its name.
+fn passes(dev: &Device, [a, b, c]: [Tensor; 3]) -> (f64, &'static str) {
+    let pass = || {
+        elementwise::copy(dev, a, b);
+        elementwise::add(dev, c, a, b);
+        elementwise::square_sum(dev, c);
+    };
+    dev.install(|| [a, b, c].map(|t| elementwise::zero(dev, t)));
+    let runs = (0..REPEATS).flat_map(|_| tallied(dev, true, pass).0);
+    let rates = runs.map(|row| (row.bytes / row.time.as_secs_f64(), row.name));
+    rates.max_by(|a, b| a.0.total_cmp(&b.0)).expect("three passes were noted")
 }
 
 /// A step, op by op.
@@ -107,11 +148,11 @@ impl Roofline {
         self.rows.iter().map(|row| self.ceilings.at_best(row)).sum()
     }
 
-    pub fn text(&self, threads: usize, precision: &str) -> String {
-        let Ceilings { flops, product, bytes, pass } = &self.ceilings;
+    pub fn text(&self, precision: &str) -> String {
+        let Ceilings { of, flops, product, bytes, pass } = &self.ceilings;
         let rate = |x: f64| significant(x / 1e9, 3);
         let mut out = format!(
-            "ceilings of {threads} threads here: {precision} products {} GFLOP/s ({product}), memory {} GB/s ({pass})\n\
+            "ceilings of {of} here: {precision} products {} GFLOP/s ({product}), memory {} GB/s ({pass})\n\
              {:<26} {:>6} {:>9} {:>9} {:>10} {:>7} {:>8} {:>7} {:>8} {:>9}\n",
             rate(*flops),
             rate(*bytes),
@@ -155,13 +196,13 @@ impl Roofline {
     }
 
     pub fn json(&self) -> Value {
-        let Ceilings { flops, product, bytes, pass } = &self.ceilings;
+        let Ceilings { of, flops, product, bytes, pass } = &self.ceilings;
         let row = |row: &Row| {
             json!({ "part": row.part, "name": row.name, "calls": row.calls, "flops": row.flops, "bytes": row.bytes,
                     "seconds": row.time.as_secs_f64(), "at_best_seconds": self.ceilings.at_best(row) })
         };
         json!({
-            "ceilings": { "flops_per_second": flops, "product": product, "bytes_per_second": bytes, "pass": pass },
+            "ceilings": { "of": of, "flops_per_second": flops, "product": product, "bytes_per_second": bytes, "pass": pass },
             "step_seconds": self.step,
             "tallied_seconds": self.tallied(),
             "waiting_seconds": self.waiting.iter().map(|(_, time)| time).sum::<f64>(),

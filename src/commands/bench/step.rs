@@ -12,8 +12,9 @@ use crate::commands::scratch::Scratch;
 use crate::commands::session::Session;
 use crate::commands::train::{self, End};
 use crate::commands::{tell, write_json};
-use crate::config::{Curve, Length, Resume, Run};
+use crate::config::{Curve, DeviceKind, Length, Resume, Run};
 use crate::device::Row;
+use crate::device::cuda::Gpu;
 use crate::error::Result;
 use crate::failed;
 use crate::launch::{Launch, cores};
@@ -66,9 +67,8 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
     }
 
     launch.comm().barrier();
-    // of the processor, whatever the device
-    let measure = || run.validate_on_cpu().and_then(|()| Ceilings::measure(run.system.precision, launch.threads));
-    let ceilings = if args.roofline { Some(launch.agree(measure())?) } else { None };
+    // before the run takes a GPU's memory
+    let ceilings = if args.roofline { Some(launch.agree(ceilings(run, launch))?) } else { None };
 
     let (mut session, mut output) = Session::open(run, launch)?;
     let began = Instant::now();
@@ -91,6 +91,15 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
         report(run, args, launch, &history, &steps, peak, ceilings, &rows)
     };
     launch.agree(if launch.leads() { report(output) } else { Ok(()) })
+}
+
+/// Of this rank's GPU, where the run will have one; else of its threads.
+fn ceilings(run: &Run, launch: &Launch) -> Result<Ceilings> {
+    match (run.system.device, Gpu::of(launch.local_rank)) {
+        (DeviceKind::Cuda, Err(e)) => Err(e),
+        (DeviceKind::Auto | DeviceKind::Cuda, Ok(gpu)) => Ceilings::of_gpu(&gpu, run.system.precision),
+        _ => run.validate_on_cpu().and_then(|()| Ceilings::measure(run.system.precision, launch.threads)),
+    }
 }
 
 /// The loop, from where the session stands to its end; on the threads of the device.
@@ -161,7 +170,7 @@ fn report(
     if let Some(ceilings) = ceilings {
         let waiting = [&figures[3], &figures[4]].map(|(what, _, time)| (what.trim_end_matches(" (s)"), time.mean));
         let roofline = Roofline::of(rows, steps.len(), step, waiting, ceilings);
-        page += &format!("\n{}", roofline.text(launch.threads, precision));
+        page += &format!("\n{}", roofline.text(precision));
         json["roofline"] = roofline.json();
     }
     let mut predictions = vec![];

@@ -7,6 +7,7 @@
 //! cudnn       attention by cuDNN's engines
 //! management  energy, power and clock, by NVML
 //! places      where a plan's elements lie, in f32 or bf16       versions   which libraries are seen, for --version
+//! peaks       what a GPU can do at best, by its name
 //! copies      of weights, in bf16                                words      the few numbers by which a step is judged
 //! ```
 //! An op asks the gate for the addresses of its operands and launches; nothing waits for the GPU but [`Cuda::read`],
@@ -21,6 +22,7 @@ mod kernels;
 mod lanes;
 mod library;
 mod management;
+mod peaks;
 mod places;
 mod products;
 mod uploads;
@@ -28,9 +30,10 @@ mod versions;
 mod words;
 pub use driver::{Event, Gpu, count};
 pub use kernels::{binary, compile_embeddable, embedded};
-pub use lanes::Lent;
+pub use lanes::{Lanes, Lent};
 pub use library::Library;
 pub use management::Management;
+pub use peaks::peak_tflops;
 pub use products::{Finish, Operand, Product};
 pub use versions::versions;
 pub use words::{Coming, NUMBERS};
@@ -43,7 +46,6 @@ use crate::tensor::{Kind, Plan, Tensor};
 use driver::Memory;
 use half::bf16;
 use kernels::Kernels;
-use lanes::Lanes;
 use places::Places;
 use products::Products;
 use std::ops::Range;
@@ -258,6 +260,13 @@ impl Cuda {
         if t.is_empty() { 4 } else { places::size(self.places.of(t).1) }
     }
 
+    /// Notes an op in the [`Tally`]: what it reads of weights are their copies, where there are some.
+    pub(super) fn note(&self, name: &'static str, flops: usize, moved: &[Tensor]) -> Option<super::Note<'_>> {
+        let copied = self.copies.is_some() && name.starts_with("linear");
+        let size = |t: Tensor| if copied && t.at < self.weights { 2 } else { self.size(t) };
+        self.tally.note_in(&self.lanes, name, flops, moved, size)
+    }
+
     /// Launches a kernel behind all earlier ops. What a kernel reaches is the GPU's memory, of which Rust knows nothing: the
     /// arguments must be those that its comment lists.
     pub fn launch(&self, name: &'static str, grid: Grid, arguments: &[u64]) {
@@ -277,9 +286,9 @@ impl Cuda {
         self.products.multiply(product, self.lanes.for_op());
     }
 
-    /// Whether cuBLASLt has an algorithm for such a product: it need not have one for every [`Finish`], and may not be asked.
-    pub fn offers(&self, product: &Product) -> bool {
-        !self.apart && self.products.offers(product, self.lanes.for_op())
+    /// Whether to make `ended` at once, or `plain` and what `rest` launches ([`Products::prefers`]).
+    pub fn prefers(&self, ended: &Product, plain: &Product, rest: impl Fn()) -> bool {
+        !self.apart && self.products.prefers(ended, plain, rest, self.lanes.for_op())
     }
 
     /// Attention by cuDNN, behind all earlier ops; false where it was not prepared for this shape.

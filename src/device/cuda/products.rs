@@ -6,13 +6,13 @@
 //! cuBLASLt counts by columns, where our row-major y is yᵀ: it is asked for yᵀ = op(b)ᵀ op(a)ᵀ, and nothing is moved
 //! ```
 //! What finishes a product costs no pass over memory of its own (the library's epilogues). The library need not have an
-//! algorithm for each: who asks for more than a bias asks [`Products::offers`] first, and has kernels of ours for the rest.
-//! "None" is an answer that is kept and shared like an algorithm, so that all ranks go the same way.
+//! algorithm for each: who asks for more than a bias asks [`Products::prefers`] first, and has kernels of ours for the rest.
+//! "None" is an answer that is kept and shared like an algorithm, so that all ranks go the same way; it stands for "slower than apart" too.
 //!
 //! The first product of a shape asks the library's heuristic, and its description and algorithm are kept. While [`Products::tune`]
 //! is on, what the heuristic offers is timed instead. The choices can be taken out and put in as bytes, so that all ranks, and
 //! a run that goes on from a checkpoint, use the same algorithms and get the same bits. They are kept for the next run in
-//! `$XDG_CACHE_HOME/llm-train/products-HASH`; the hash is that of the GPU's name and the library's version.
+//! `$XDG_CACHE_HOME/llm-train/products-HASH`; the hash is that of the GPU's name, the library's version and how the choice is made.
 use super::driver::{Gpu, Memory, Stream};
 use super::kernels::{cache, hash, read, write};
 use super::library::Needed;
@@ -126,6 +126,8 @@ unsafe impl Sync for Products {}
 /// What tells products apart whose algorithms may differ: m, n, k, kinds, how the product is finished, the alignment of a, b, c
 /// and y, of the finish's vector and its inner matrix, and 0 (where files of an older form have none).
 type Key = [u32; 8];
+/// How choices are made; those of another program's are made again.
+const FORM: &str = "ends timed";
 /// In place of an algorithm where the library has none.
 const NONE: [u64; 8] = [0; 8];
 
@@ -149,9 +151,11 @@ impl Drop for Plan {
     }
 }
 
-/// Measured by none yet: algorithms that are timed against each other, and how often.
+/// Algorithms that are timed against each other, and how often.
 const OFFERED: usize = 8;
 const REPEATS: usize = 5;
+/// By what part two launches must be faster than one.
+const MARGIN: f64 = 0.02;
 
 impl Products {
     pub fn new(gpu: &Arc<Gpu>, workspace: Memory, precision: Precision) -> Result<Products> {
@@ -175,13 +179,30 @@ impl Products {
         self.run(p, plan, &plan.algorithm, stream);
     }
 
-    /// Whether the library has an algorithm for such a product. Asks it, or times what it offers, the first time.
-    pub fn offers(&self, p: &Product, stream: &Stream) -> bool {
-        if p.finish.inner().is_some() && !p.y.cols.is_multiple_of(INNER_COLUMNS) {
+    /// Whether `ended`, a product that something ends, is to be made, or `plain` and `rest`, which come to the same: the library may have
+    /// no algorithm for the one, or be slower at it. Asks or times both the first time.
+    pub fn prefers(&self, ended: &Product, plain: &Product, rest: impl Fn(), stream: &Stream) -> bool {
+        if ended.finish.inner().is_some() && !ended.y.cols.is_multiple_of(INNER_COLUMNS) {
             return false;
         }
-        let mut plans = self.plans.lock().expect("plans of products");
-        plans.entry(self.key(p)).or_insert_with(|| self.plan(p, stream)).is_some()
+        let key = self.key(ended);
+        if let Some(plan) = self.plans.lock().expect("plans of products").get(&key) {
+            return plan.is_some();
+        }
+        let decided = self.known.lock().expect("known algorithms").contains_key(&key);
+        let mut plan = self.plan(ended, stream);
+        if let Some(at_once) = plan.as_ref().filter(|_| self.tuning.load(Ordering::Relaxed) && !decided) {
+            self.multiply(plain, stream);
+            let at_once = timed(stream, || self.run(ended, at_once, &at_once.algorithm, stream));
+            let apart = timed(stream, || {
+                self.multiply(plain, stream);
+                rest();
+            });
+            if apart.mul_f64(1.0 + MARGIN) < at_once {
+                plan = None;
+            }
+        }
+        self.plans.lock().expect("plans of products").entry(key).or_insert(plan).is_some()
     }
 
     /// From now on, or no longer, the first product of a shape times what it is offered.
@@ -191,7 +212,7 @@ impl Products {
 
     /// Where choices for this GPU are kept between runs.
     fn file(&self) -> Option<PathBuf> {
-        Some(cache()?.join(format!("products-{:016x}", hash(self.of().as_bytes()))))
+        Some(cache()?.join(format!("products-{:016x}", hash(format!("{}, {FORM}", self.of()).as_bytes()))))
     }
     /// What choices hold for: the GPU and the library's version.
     pub fn of(&self) -> String {
@@ -316,16 +337,7 @@ impl Products {
                 return None;
             }
         }
-        let time = |algorithm: &Algorithm| {
-            let once = || {
-                let began = Instant::now();
-                self.run(p, plan, algorithm, stream);
-                stream.synchronize();
-                began.elapsed()
-            };
-            once(); // the first loads the kernel
-            (0..REPEATS).map(|_| once()).min().unwrap_or(Duration::MAX)
-        };
+        let time = |algorithm: &Algorithm| timed(stream, || self.run(p, plan, algorithm, stream));
         let offered = found[..count as usize].iter().map(|f| f.algo);
         let fastest = if tuning && count > 1 { offered.clone().min_by_key(time) } else { None };
         Some(fastest.unwrap_or(found[0].algo))
@@ -374,6 +386,18 @@ impl Drop for Products {
             sys::cublasLtDestroy(self.handle);
         }
     }
+}
+
+/// The least time that work took which was put into the stream.
+fn timed(stream: &Stream, work: impl Fn()) -> Duration {
+    let once = || {
+        let began = Instant::now();
+        work();
+        stream.synchronize();
+        began.elapsed()
+    };
+    once(); // the first loads the kernel
+    (0..REPEATS).map(|_| once()).min().unwrap_or(Duration::MAX)
 }
 
 /// Tells a description where this product's vector and inner matrix lie.
