@@ -60,7 +60,11 @@ class Llama(nn.Module):
     def __init__(self, config):
         super().__init__()
         from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers.models.llama import modeling_llama
 
+        # Without a mask attention is causal by a word, and SDPA may take its flash kernel; traced by torch.compile, transformers would
+        # build a matrix of ones and zeros, which forbids it.
+        modeling_llama.create_causal_mask = lambda *_, **__: None
         self.model = LlamaForCausalLM(LlamaConfig(**config, use_cache=False))
 
     def forward(self, tokens):
