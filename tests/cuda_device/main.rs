@@ -11,7 +11,7 @@
 //! energy     NVML's numbers, and none                      profile    ranges that a profiler is told
 //! bundled    gpu-check, from a bundle that was moved       halves     sums and gathers in bf16; rounding at random
 //! again      what a checkpoint says of the GPU that wrote it
-//! clock      where the time of a step goes, counted
+//! clock      where the time of a step goes, counted         roofline   and that of each op
 //! inference  losses held out, and texts: while training, by eval, by generate
 //! ```
 mod again;
@@ -34,5 +34,6 @@ mod profile;
 mod program;
 mod ranks;
 mod refused;
+mod roofline;
 mod scene;
 mod waits;

@@ -37,10 +37,10 @@ const PRODUCTS: [[usize; 2]; 3] = [[1024, 1024], [768, 3072], [3072, 768]];
 const ROWS: usize = 512;
 /// Elements of the arrays that are copied: together far more than a cache holds.
 const ARRAY: usize = 1 << 25;
-/// The same on a GPU.
-const GPU_PRODUCTS: [[usize; 2]; 3] = [[4096, 4096], [2048, 8192], [8192, 2048]];
-const GPU_ROWS: usize = 8192;
+/// The same on a GPU, where products are inputs, outputs and rows; and on one of so little memory that it can only be a stub.
+const GPU_PRODUCTS: [[usize; 3]; 3] = [[4096, 4096, 8192], [2048, 8192, 8192], [8192, 2048, 8192]];
 const GPU_ARRAY: usize = 1 << 27;
+const STUB: (usize, [[usize; 3]; 1], usize) = (4 << 30, [[64, 64, 64]], 1 << 12);
 /// The best of so many counts.
 const REPEATS: usize = 3;
 
@@ -71,8 +71,10 @@ impl Ceilings {
     /// Errors: a library is missing, or the GPU has not the memory.
     pub fn of_gpu(gpu: &Arc<Gpu>, precision: Precision) -> Result<Ceilings> {
         let (mut flops, mut product) = (0.0, String::new());
-        for [inputs, outputs] in GPU_PRODUCTS {
-            let size = [GPU_ROWS, inputs, outputs];
+        let (memory, few, short) = STUB;
+        let (products, array) = if gpu.memory < memory { (&few[..], short) } else { (&GPU_PRODUCTS[..], GPU_ARRAY) };
+        for &[inputs, outputs, rows] in products {
+            let size = [rows, inputs, outputs];
             for (rates, name) in gemm::on_gpu(gpu, size, precision)?.into_iter().zip(["forward", "backward"]) {
                 let rate = 1e9 * rates.max;
                 if rate > flops {
@@ -80,7 +82,7 @@ impl Ceilings {
                 }
             }
         }
-        let (plan, arrays) = arrays(GPU_ARRAY);
+        let (plan, arrays) = arrays(array);
         let extent = Extent { activations: arrays.to_vec(), ranks: 1, ..Extent::default() };
         let cuda = Cuda::new(gpu, &plan, &extent, precision, &cuda::binary(gpu, precision)?, None)?;
         let (bytes, pass) = passes(&Device::Cuda(Box::new(cuda)), arrays);
@@ -100,17 +102,19 @@ fn arrays(elements: usize) -> (Plan, [Tensor; 3]) {
     (plan, arrays)
 }
 
-/// Bytes/s of the fastest of three passes, and its name.
+/// Bytes/s of the fastest of some passes over memory, and its name.
 fn passes(dev: &Device, [a, b, c]: [Tensor; 3]) -> (f64, &'static str) {
     let pass = || {
         elementwise::copy(dev, a, b);
         elementwise::add(dev, c, a, b);
-        elementwise::square_sum(dev, c);
+        if let Device::Cpu(_) = dev {
+            elementwise::square_sum(dev, c); // of f32, which a GPU's arrays need not be
+        }
     };
     dev.install(|| [a, b, c].map(|t| elementwise::zero(dev, t)));
     let runs = (0..REPEATS).flat_map(|_| tallied(dev, true, pass).0);
     let rates = runs.map(|row| (row.bytes / row.time.as_secs_f64(), row.name));
-    rates.max_by(|a, b| a.0.total_cmp(&b.0)).expect("three passes were noted")
+    rates.max_by(|a, b| a.0.total_cmp(&b.0)).expect("passes were noted")
 }
 
 /// A step, op by op.
