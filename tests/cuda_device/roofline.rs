@@ -24,7 +24,9 @@ fn an_ops_time_is_that_of_its_launches() {
         assert!(ended.out.contains(&format!("ceilings of {} here", ceilings["of"].as_str().unwrap())), "{ended}");
         assert!(ceilings["flops_per_second"].as_f64().unwrap() > 0.0 && ceilings["bytes_per_second"].as_f64().unwrap() > 0.0);
         let ops = roofline["ops"].as_array().unwrap();
-        let op = |name: &str| ops.iter().find(|op| op["part"] == "" && op["name"] == name).unwrap_or_else(|| panic!("{name}: {ended}"));
+        let op = |name: &str| {
+            ops.iter().find(|op| op["part"] == "" && op["name"] == name).unwrap_or_else(|| panic!("{name}: {ended}"))
+        };
         let number = |op: &serde_json::Value, key: &str| op[key].as_f64().unwrap();
         // Two passes of two blocks. A launch each, and the event that ends the op.
         let forward = op("attention forward");

@@ -22,6 +22,8 @@ enum Tells {
 
 struct Known {
     name: &'static str,
+    /// As cudarc calls it, which then decides what is loaded: a `libX.so` anywhere before a `libX.so.9`.
+    loaded: Option<&'static str>,
     files: &'static [&'static str],
     function: &'static CStr,
     tells: Tells,
@@ -29,23 +31,32 @@ struct Known {
 
 /// CUDA's libraries of version 12 and 13 serve; an older one is shown too, so that one sees why it does not.
 const KNOWN: [Known; 5] = [
-    Known { name: "CUDA driver", files: &["libcuda.so.1"], function: c"cuDriverGetVersion", tells: Tells::Into(of_cuda) },
+    Known { name: "CUDA driver", loaded: Some("cuda"), files: &[], function: c"cuDriverGetVersion", tells: Tells::Into(of_cuda) },
     Known {
         name: "NVRTC",
-        files: &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "libnvrtc.so.11.2"],
+        loaded: Some("nvrtc"),
+        files: &["libnvrtc.so.11.2"],
         function: c"nvrtcVersion",
         tells: Tells::IntoTwo,
     },
     Known {
         name: "cuBLASLt",
-        files: &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so", "libcublasLt.so.11"],
+        loaded: Some("cublasLt"),
+        files: &[],
         function: c"cublasLtGetVersion",
         tells: Tells::Returns(of_libraries),
     },
-    Known { name: "NCCL", files: &["libnccl.so.2", "libnccl.so"], function: c"ncclGetVersion", tells: Tells::Into(of_libraries) },
+    Known {
+        name: "NCCL",
+        loaded: None,
+        files: &["libnccl.so.2", "libnccl.so"],
+        function: c"ncclGetVersion",
+        tells: Tells::Into(of_libraries),
+    },
     Known {
         name: "cuDNN",
-        files: &["libcudnn.so.9", "libcudnn.so", "libcudnn.so.8"],
+        loaded: Some("cudnn"),
+        files: &["libcudnn.so.8"],
         function: c"cudnnGetVersion",
         tells: Tells::Returns(of_libraries),
     },
@@ -53,11 +64,18 @@ const KNOWN: [Known; 5] = [
 
 /// Name of each library, and its version and file, or that it was not found.
 pub fn versions() -> Vec<(&'static str, String)> {
-    let seen = |known: &Known| match Library::open(known.files) {
+    let seen = |known: &Known| match found(known) {
         Err(_) => "not found".to_string(),
         Ok(library) => version(&library, known).unwrap_or_else(|e| e.to_string()),
     };
     KNOWN.iter().map(|known| (known.name, seen(known))).collect()
+}
+
+/// The library that a run will load, if it is one that serves.
+fn found(known: &Known) -> Result<Library> {
+    let loaded = known.loaded.map_or(vec![], cudarc::get_lib_name_candidates);
+    let names: Vec<&str> = loaded.iter().map(String::as_str).chain(known.files.iter().copied()).collect();
+    Library::open(&names)
 }
 
 fn version(library: &Library, known: &Known) -> Result<String> {
@@ -123,10 +141,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_has_no_version_is_a_row() {
-        let of = |files| Known { name: "nothing", files, function: c"no_such_function", tells: Tells::IntoTwo };
-        assert!(Library::open(of(&["libnothing.so.7"]).files).is_err());
+        let of = |files| Known { name: "nothing", loaded: None, files, function: c"no_such_function", tells: Tells::IntoTwo };
+        assert!(found(&of(&["libnothing.so.7"])).is_err());
         let here = of(&["libc.so.6"]);
-        assert!(version(&Library::open(here.files).unwrap(), &here).unwrap_err().to_string().contains("no_such_function"));
+        assert!(version(&found(&here).unwrap(), &here).unwrap_err().to_string().contains("no_such_function"));
         assert_eq!(versions().len(), KNOWN.len());
     }
 }
