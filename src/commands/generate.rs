@@ -83,6 +83,9 @@ pub fn write(
 
     let mut plan = alone.plan();
     let mut generator = Generator::plan(&mut plan, &config, capacity)?;
+    if how.temperature <= 0.0 {
+        generator = generator.likeliest(&mut plan);
+    }
     let extent = Extent { activations: generator.activations(), ..gpu::extent(generator.decoder(), 1) };
     let dev = alone.open(&plan, &extent)?;
 
@@ -91,7 +94,7 @@ pub fn write(
         // What pads the vocabulary belongs to no file, and fresh memory may hold anything.
         dev.clear(std::iter::once(generator.decoder().weights_range()));
         checkpoint::load_weights(dir, dev, generator.decoder().parameters())?;
-        generator.decoder().prepare(dev);
+        generator.prepare(dev);
         generator.feed(dev, &tokens)?;
         let started = Instant::now();
         let mut shown = 0;

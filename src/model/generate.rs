@@ -1,9 +1,9 @@
 //! One token after another, with the keys and values of earlier tokens kept.
 //!
 //! ```text
-//! feed(prompt)       one pass over all its rows, whose keys and values are kept     -> logits of the last
-//! feed([token])      one row, which attends to what is kept                         -> its logits
-//! draw               the next token, from the logits that the last feed left on the device
+//! feed(prompt)       one pass over all its rows, whose keys and values are kept     -> the last one's, before the head
+//! feed([token])      one row, which attends to what is kept                         -> its own
+//! draw               the next token, from the row that the last feed left on the device
 //! ```
 use crate::bad_input;
 use crate::device::Device;
@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::model::block::{self, Cache, Rows};
 use crate::model::config::Config;
 use crate::model::{Decoder, Sampling, Shape, sample};
+use crate::ops::likeliest::Screen;
 use crate::ops::{embedding, linear, norm};
 use crate::tensor::{Kind, Plan, Tensor};
 
@@ -19,6 +20,8 @@ pub struct Generator {
     decoder: Decoder,
     /// Keys and values of each layer, (capacity, K·D).
     kept: Vec<[Tensor; 2]>,
+    /// Where the likeliest token is all that is asked for.
+    screen: Option<Screen>,
     len: usize,
 }
 
@@ -32,10 +35,25 @@ impl Generator {
         let (cols, half) = (c.kv_heads * c.head_dim, decoder.keys_in_bf16());
         let mut matrix = || p.like(Kind::Activations, Tensor { at: 0, rows: capacity, cols, half });
         let kept = (0..c.layers).map(|_| [matrix(), matrix()]).collect();
-        Ok(Generator { decoder, kept, len: 0 })
+        Ok(Generator { decoder, kept, screen: None, len: 0 })
     }
 
-    /// The model: its parameters to be loaded or initialised, `prepare` to be called.
+    /// The same where only the likeliest tokens will be drawn, which on a processor in fp32 need not read the whole head: for half its
+    /// memory once more.
+    pub fn likeliest(mut self, p: &mut Plan) -> Generator {
+        let w = self.decoder.weights.head;
+        let reads_f32 = !p.streams() && p.copied().is_none() && p.narrow() == 0;
+        self.screen = (reads_f32 && w.cols.is_multiple_of(2)).then(|| Screen::plan(p, [w.rows, w.cols]));
+        self
+    }
+
+    /// Fills what is constant, or follows from the parameters. Call when these are there.
+    pub fn prepare(&self, dev: &Device) {
+        self.decoder.prepare(dev);
+        self.screen.iter().for_each(|screen| screen.fill(dev, self.decoder.weights.head));
+    }
+
+    /// The model: its parameters to be loaded or initialised.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
@@ -60,20 +78,25 @@ impl Generator {
         self.decoder.activations().into_iter().chain(self.kept.iter().copied().flatten()).collect()
     }
 
-    /// Logits (1, padded V) of what follows the last token read.
-    fn last(&self) -> Tensor {
-        self.decoder.logits.rows(0, 1)
+    /// Computes the logits (1, padded V) of what follows the last token read.
+    fn head(&self, dev: &Device) -> Tensor {
+        let (d, z) = (&self.decoder, self.decoder.logits.rows(0, 1));
+        linear::forward(dev, z, d.normed.rows(0, 1), d.weights.head, None, None);
+        z
     }
     /// The same (V) on the host.
     pub fn logits(&self, dev: &Device) -> Vec<f32> {
-        dev.read(self.last())[..self.decoder.config().vocab].to_vec()
+        dev.read(self.head(dev))[..self.decoder.config().vocab].to_vec()
     }
     /// Draw number `n` of `how`, from these logits.
     pub fn draw(&self, dev: &Device, how: &Sampling, n: u64) -> u32 {
-        sample::draw(dev, self.last(), self.decoder.config().vocab, how, n)
+        let (d, vocab) = (&self.decoder, self.decoder.config().vocab);
+        let screen = self.screen.as_ref().filter(|_| how.temperature <= 0.0);
+        let found = screen.and_then(|s| s.likeliest(dev, d.logits.rows(0, 1), d.normed.rows(0, 1), d.weights.head, vocab));
+        found.unwrap_or_else(|| sample::draw(dev, self.head(dev), vocab, how, n))
     }
 
-    /// Reads `tokens`, and has the logits of what follows the last.
+    /// Reads `tokens`, and has what the logits of the next are made from.
     ///
     /// Errors: [`crate::error::Error::Input`] when there are none, or more than there is room for.
     pub fn feed(&mut self, dev: &Device, tokens: &[u32]) -> Result<()> {
@@ -109,7 +132,6 @@ impl Generator {
         }
         let (y, stats, last) = (d.normed.rows(0, 1), d.stats.rows(0, 1), x(c.layers).rows(n - 1, 1));
         norm::forward(dev, c.norm, c.norm_eps, y, stats, last, w.norm.gamma, w.norm.beta);
-        linear::forward(dev, d.logits.rows(0, 1), y, w.head, None, None);
         self.len += n;
     }
 }

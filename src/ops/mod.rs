@@ -18,6 +18,7 @@ pub mod attention;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod likeliest;
 pub mod linear;
 pub mod loss;
 pub mod mlp;

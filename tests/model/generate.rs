@@ -1,7 +1,7 @@
 //! Text written token by token equals the whole pass.
 use crate::common::*;
 use llm_train::device::{Cpu, Precision};
-use llm_train::model::Generator;
+use llm_train::model::{Generator, Sampling};
 use llm_train::tensor::Plan;
 
 #[test]
@@ -11,7 +11,7 @@ fn kept_keys_and_values_give_the_logits_of_the_whole_pass() {
         let mut plan = Plan::default();
         let mut writer = Generator::plan(&mut plan, &golden.config, 48).unwrap();
         let dev = cpu(&plan, Precision::Fp32);
-        writer.decoder().prepare(&dev);
+        writer.prepare(&dev);
         load(&dev, writer.decoder(), &golden.model);
         let row = |n: usize| &golden.expected["logits"][n * 512..][..512];
         for prompt in [1, 7, 47] {
@@ -37,6 +37,36 @@ fn kept_keys_and_values_give_the_logits_of_the_whole_pass() {
     }
 }
 
+/// The likeliest tokens by the head in bf16 and a few of its rows are those of all logits.
+#[test]
+fn the_likeliest_tokens_are_those_of_all_logits() {
+    let likeliest = Sampling { temperature: 0.0, ..Sampling::default() };
+    for family in FAMILIES {
+        let golden = golden(family);
+        let text = |screened: bool| {
+            let mut plan = Plan::default();
+            let mut writer = Generator::plan(&mut plan, &golden.config, 48).unwrap();
+            if screened {
+                let before = plan.len();
+                writer = writer.likeliest(&mut plan);
+                assert!(plan.len() > before, "{family}: no screen");
+            }
+            let dev = cpu(&plan, Precision::Fp32);
+            load(&dev, writer.decoder(), &golden.model);
+            writer.prepare(&dev);
+            let mut tokens = golden.tokens[..5].to_vec();
+            writer.feed(&dev, &tokens).unwrap();
+            while writer.room() > 0 {
+                let next = writer.draw(&dev, &likeliest, 0);
+                tokens.push(next);
+                writer.feed(&dev, &[next]).unwrap();
+            }
+            tokens
+        };
+        assert_eq!(text(true), text(false), "{family}");
+    }
+}
+
 /// Weights kept in bf16 are what a bf16 product rounds to: the same logits, to the last bit, also after one was changed.
 #[test]
 fn copies_in_bf16_give_the_logits_of_bf16() {
@@ -45,7 +75,7 @@ fn copies_in_bf16_give_the_logits_of_bf16() {
         let logits = |mut plan: Plan| {
             let mut writer = Generator::plan(&mut plan, &golden.config, 48).unwrap();
             let dev = cpu(&plan, Precision::Bf16);
-            writer.decoder().prepare(&dev);
+            writer.prepare(&dev);
             load(&dev, writer.decoder(), &golden.model);
             writer.feed(&dev, &golden.tokens[..3]).unwrap();
             let first = writer.logits(&dev);

@@ -29,6 +29,7 @@ mod pack;
 mod portable;
 pub mod probe;
 mod thin;
+pub(super) use thin::{along, along_bf16};
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;

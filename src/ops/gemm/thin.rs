@@ -53,9 +53,9 @@ pub fn multiply(
                 for (i, found) in found.iter_mut().enumerate().take(m) {
                     let a = &a[i * a_row..][..k];
                     found[j - first] = match b.numbers {
-                        Numbers::F32(b) => plain(a, &b[at..][..k]),
+                        Numbers::F32(b) => along(a, &b[at..][..k]),
                         Numbers::Rounding(b) => rounding(a, &b[at..][..k]),
-                        Numbers::Bf16(b) => halves(a, &b[at..][..k]),
+                        Numbers::Bf16(b) => along_bf16(a, &b[at..][..k]),
                     };
                 }
             }
@@ -78,13 +78,14 @@ pub fn multiply(
 }
 
 wide! {
-    fn plain(a: &[f32], b: &[f32]) -> f32 {
+    /// Σ a·b.
+    pub fn along(a: &[f32], b: &[f32]) -> f32 {
         dot(a, b)
     }
     fn rounding(a: &[f32], b: &[f32]) -> f32 {
         sum(a, b, round_bf16)
     }
-    fn halves(a: &[f32], b: &[bf16]) -> f32 {
+    pub fn along_bf16(a: &[f32], b: &[bf16]) -> f32 {
         sum(a, b, from_bf16)
     }
 }
