@@ -6,7 +6,7 @@
                  `llm-train bench gemm` (bf16), and how fast memory is copied
 
 PyTorch trains the same model on the same number of tokens a step: flash SDPA, fused AdamW, clipping, bf16 by autocast with f32
-weights, as ours. Where it has not the memory it is given half the sequences in twice the passes, and half again. Figures of other
+weights, as ours. Where it has not the memory it is given half the sequences in twice the passes, or a third, or a quarter. Figures of other
 programs on this card come by --other. The table is kept in benches/record/<GPU>.md, each row's best ratio in the .json beside it.
 """
 import argparse
@@ -82,13 +82,14 @@ class Bench:
         return gemm["device"], 1e9 * gemm["best_gflops"], copied["bytes_per_second"]
 
     def theirs(self, model, micro, batch, way, folder):
-        """One run of PyTorch, in as few passes a step as its memory allows; None where it fits in none of three tries."""
+        """One run of PyTorch, in as few passes a step as its memory allows; None where it fits in none of four tries. Where passes of
+        equal size do not add up to the batch, a sequence or two are left out: what counts is tokens a second."""
         config = planned(model, self.more)
         what = ["--llama", llama(config, self.seq, folder)] if model.startswith("llama") else sizes(model, self.more)
         more = (["--compile"] if "compile" in way else []) + (["--pure"] if "pure" in way else [])
-        for half in range(3):
-            fewer = micro >> half
-            if fewer == 0 or batch % fewer:
+        for part in [1, 2, 3, 4]:
+            fewer = micro // part
+            if fewer == 0:
                 break
             found = yardstick(*what, "--device", self.device, "--precision", "bf16", "--batch", fewer, "--accumulate", batch // fewer,
                               "--seq", self.seq, "--steps", self.steps, "--warm-up", 3, "--threads", self.threads, *more, may_fail=True)

@@ -71,8 +71,10 @@ impl Screen {
                 near.iter_mut().zip(rows).for_each(|(z, row)| *z = along_bf16(x, &rounded[row * c..][..c]));
             });
             let least = z.iter().zip(slack).map(|(z, s)| z - s * size).fold(f32::NEG_INFINITY, f32::max);
-            // what is NaN stays in
-            let left = (0..vocab).filter(|i| !(z[*i] + slack[*i] * size < least));
+            let left = (0..vocab).filter(|i| {
+                let most = z[*i] + slack[*i] * size;
+                most >= least || most.is_nan()
+            });
             let found = left.map(|i| (along(x, &w[i * c..][..c]), i as u32)).filter(|(z, _)| !z.is_nan());
             Some(found.min_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))).map_or(0, |(_, i)| i))
         })
