@@ -77,6 +77,6 @@ impl Alone {
             failed!("{e}");
         }
         let kernels = cuda::binary(gpu, self.precision)?;
-        Ok(Device::Cuda(Box::new(Cuda::new(gpu, plan, extent, self.precision, &kernels, None)?)))
+        Ok(Device::Cuda(Box::new(Cuda::new(gpu, plan, extent, self.precision, &kernels, None)?.with_threads(self.threads, &[])?)))
     }
 }

@@ -287,6 +287,7 @@ impl Chosen {
         let precision = run.system.precision;
         let extent = extent_of(run, model, self.seats.len());
         let device = Cuda::new(&self.gpu, plan, &extent, precision, &self.kernels, self.attention.clone())?;
+        let device = device.with_threads(launch.threads, launch.own_cores())?;
         Ok(Device::Cuda(Box::new(device)))
     }
 }

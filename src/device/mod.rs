@@ -113,7 +113,7 @@ impl Device {
             Device::Cpu(cpu) => cpu.threads.install(f),
             Device::Cuda(d) => {
                 d.gpu.bind();
-                f()
+                d.threads.install(f)
             }
             Device::Reference(_) => f(),
         }

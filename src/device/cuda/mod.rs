@@ -39,6 +39,7 @@ pub use versions::versions;
 pub use words::{Coming, NUMBERS};
 
 use super::gate::Gate;
+use super::threads::Threads;
 use super::{Access, Loan, Precision, Rounding, Tally, arena};
 use crate::error::Result;
 use crate::failed;
@@ -109,6 +110,8 @@ pub struct Cuda {
     uploads: Uploads,
     /// cuDNN's, with its workspace, where it was prepared.
     attention: Option<(Arc<cudnn::Attention>, Memory)>,
+    /// For what the host prepares: first values of weights.
+    pub(super) threads: Threads,
 }
 
 /// How a kernel is launched.
@@ -243,7 +246,16 @@ impl Cuda {
             products,
             uploads,
             attention,
+            threads: Threads::new(1, &[])?,
         })
+    }
+
+    /// The same with so many of the host's threads for what it prepares, on these cores.
+    ///
+    /// Errors: `Failed`: they cannot be started.
+    pub fn with_threads(mut self, threads: usize, cores: &[usize]) -> Result<Cuda> {
+        self.threads = Threads::new(threads, cores)?;
+        Ok(self)
     }
 
     /// Lets an op pass: the addresses of its operands; an empty one's is null.
