@@ -58,7 +58,11 @@ pub static PAIRS: Kernel =
 
 /// What `tileloadd` and `tdpbf16ps` do: c[i][j] += Σ_p a[i][2p] b[p][2j] + a[i][2p+1] b[p][2j+1], tile by tile.
 unsafe fn tiles_32x32(rows: usize, x: Block) {
-    assert!(x.a_unit == 1 && x.units.is_multiple_of(16) && (rows == 16 || rows == 32), "{rows} rows of {} units", x.units);
+    assert!(
+        (x.a_unit == 1 || x.a_row == 16) && x.units.is_multiple_of(16) && (rows == 16 || rows == 32),
+        "{rows} rows of {} units",
+        x.units
+    );
     for (down, across) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         if 16 * down >= rows {
             continue;
@@ -70,7 +74,7 @@ unsafe fn tiles_32x32(rows: usize, x: Block) {
                 unsafe {
                     let mut sum = if x.add { *x.c.add(at) } else { 0.0 };
                     for u in 0..x.units {
-                        let [a0, a1] = pair(*x.a.add((16 * down + i) * x.a_row + u));
+                        let [a0, a1] = pair(*x.a.add((16 * down + i) * x.a_row + u / 16 * 16 * x.a_unit + u % 16));
                         let [b0, b1] = pair(*x.b.add(across * x.b_panel + u * 16 + j));
                         sum += a0 * b0 + a1 * b1;
                     }

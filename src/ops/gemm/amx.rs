@@ -2,7 +2,7 @@
 //! so they are written as instructions.
 //!
 //! ```text
-//! c (32, 32) = four tiles      a (32 rows, 32 k) = two tiles, read where it lies      b (32 k, 32 columns) = two panels
+//! c (32, 32) = four tiles      a (32 rows, 32 k) = two tiles, packed or read where it lies      b (32 k, 32 columns) = two panels
 //! tdpbf16ps  c[i][j] += Σ_p  a[i][2p] b[p][2j] + a[i][2p+1] b[p][2j+1]                p < 16
 //! ```
 use super::micro::Block;
@@ -58,12 +58,12 @@ pub unsafe fn multiply_32x32(rows: usize, x: Block) {
         // SAFETY: the configuration is valid.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const FULL, options(nostack)) };
     }
-    debug_assert!(x.a_unit == 1 && x.units.is_multiple_of(16) && (rows == 16 || rows == 32));
+    debug_assert!((x.a_unit == 1 || x.a_row == 16) && x.units.is_multiple_of(16) && (rows == 16 || rows == 32));
     // SAFETY: the caller's promise.
     unsafe { if rows == 16 { upper(x) } else { whole(x) } }
 }
 
-/// The steps of a product: 32 k, 64 bytes of a's rows and one tile of each panel.
+/// The steps of a product: 32 k, one or two tiles of a and one of each panel.
 macro_rules! tiles {
     ($x:expr, begin: [$($begin:literal)*], resume: [$($resume:literal)*], step: [$($step:literal)*], end: [$($end:literal)*]) => {{
         let x: Block = $x;
@@ -76,8 +76,8 @@ macro_rules! tiles {
         }
         asm!(
             "2:", $($step,)*
-            "add {a}, 64", "add {low}, 64", "add {b}, 1024", "add {right}, 1024", "dec {n}", "jnz 2b",
-            a = inout(reg) x.a => _, low = inout(reg) a_low => _, s = in(reg) 4 * x.a_row,
+            "add {a}, {step}", "add {low}, {step}", "add {b}, 1024", "add {right}, 1024", "dec {n}", "jnz 2b",
+            a = inout(reg) x.a => _, low = inout(reg) a_low => _, s = in(reg) 4 * x.a_row, step = in(reg) 64 * x.a_unit,
             b = inout(reg) x.b => _, right = inout(reg) x.b.wrapping_add(x.b_panel) => _, t = in(reg) 64usize,
             n = inout(reg) x.units / 16 => _, options(nostack)
         );

@@ -105,6 +105,10 @@ impl Kernel {
     pub fn serves(&self, precision: Precision) -> bool {
         (self.pair == 1 || precision == Precision::Bf16) && (self.available)()
     }
+    /// Whether it multiplies tiles, in which 16 rows of a come together.
+    pub fn of_tiles(&self) -> bool {
+        self.rows_at_once > 1
+    }
     /// Units that k numbers fill.
     pub fn units(&self, k: usize) -> usize {
         k.div_ceil(self.pair).next_multiple_of(self.depth)

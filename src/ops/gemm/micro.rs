@@ -35,7 +35,8 @@ pub struct Block {
     /// Units to be summed.
     pub units: usize,
     pub a: *const f32,
-    /// From row to row of a, and from unit to unit: one of them is 1.
+    /// From row to row of a, and from unit to unit: one of them is 1. Of tiles, which lie one behind the other, from row to row in
+    /// one, and a sixteenth of the way to the next.
     pub a_row: usize,
     pub a_unit: usize,
     pub b: *const f32,

@@ -13,7 +13,7 @@
 //! | `kernels` | which kernels there are, and which is used |
 //! | `micro` | the loop of all vector kernels; `portable` and `x86` are its instructions |
 //! | `avx512`, `amx` | blocks written in instructions |
-//! | `pack`, `operands` | operands in the form that kernels read |
+//! | `pack`, `squares`, `operands` | operands in the form that kernels read; `squares` are those of pairs in AVX-512 |
 //! | `blocks` | a part of a product, block by block |
 //! | `thin` | products of few rows, which no kernel needs |
 //! | `tiles` | a product cut into packed slabs, and these into tiles, a task each |
@@ -28,6 +28,8 @@ mod operands;
 mod pack;
 mod portable;
 pub mod probe;
+#[cfg(target_arch = "x86_64")]
+mod squares;
 mod thin;
 pub(super) use thin::{along, along_bf16};
 mod tiles;

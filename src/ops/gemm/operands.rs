@@ -1,12 +1,12 @@
 //! Operands made ready for a kernel: read where they lie if it can, else packed, by all threads at hand.
 //!
 //! ```text
-//! left   a (rows, k)    rows of units, or panels as high as a block, or nothing to do
+//! left   a (rows, k)    rows of units, panels as high as a block, tiles, or nothing to do
 //! right  b (cols, k)    panels
 //! ```
 //! A product of [`super::product`] makes both ready for itself. Attention makes each ready once and uses it often.
 use super::Kernel;
-use super::pack::{Numbers, Panels, Part, Source, panel_stride};
+use super::pack::{Numbers, Panels, Part, SIDE, Source, panel_stride};
 use crate::device::threads;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -81,15 +81,15 @@ pub fn left<'a>(kernel: &Kernel, room: &'a mut [u32], a: &Source<'a>, rows: Rang
     let (units, pair, lies) = (kernel.units(k.len()), kernel.pair, PhantomData);
     let at = room.as_ptr().cast();
     let part = Part { row: rows.start, rows: rows.len(), k: k.start, depth: k.len(), pair };
-    if a.along_k || kernel.rows_at_once > 1 {
+    if kernel.of_tiles() {
+        return tiles(kernel, room, a, units, part);
+    }
+    if a.along_k {
         // rows a whole number of pages apart would share the first-level cache's few places
         let stride = if units.is_multiple_of(256) { units + 16 } else { units };
-        let height = rows.len().next_multiple_of(kernel.rows_at_once);
-        pieces(&mut room[..height * stride], ROWS_AT_ONCE * stride, |i, to| {
+        pieces(&mut room[..rows.len() * stride], ROWS_AT_ONCE * stride, |i, to| {
             let first = i * ROWS_AT_ONCE;
-            let n = ROWS_AT_ONCE.min(rows.len().saturating_sub(first));
-            a.rows(to, stride, units, Part { row: part.row + first, rows: n, ..part });
-            to[n * stride..].fill(0);
+            a.rows(to, stride, units, Part { row: part.row + first, rows: ROWS_AT_ONCE.min(rows.len() - first), ..part });
         });
         Left { at, row: stride, unit: 1, block: kernel.rows * stride, from: rows.start, lies }
     } else {
@@ -97,6 +97,33 @@ pub fn left<'a>(kernel: &Kernel, room: &'a mut [u32], a: &Source<'a>, rows: Rang
         panels(room, a, width, units, part);
         Left { at, row: 1, unit: width, block: panel_stride(width, units), from: rows.start, lies }
     }
+}
+
+/// [block][sixteen units][row][unit]: a block's tiles of the same units lie one behind the other.
+fn tiles<'a>(kernel: &Kernel, room: &'a mut [u32], a: &Source, units: usize, part: Part) -> Left<'a> {
+    let (high, count) = (kernel.rows, part.rows.div_ceil(kernel.rows));
+    let block = panel_stride(high, units);
+    let to = Panels { start: room[..count * block].as_mut_ptr(), width: high, stride: block };
+    // rows that are there, and those that the kernel takes along
+    let rows = part.rows.next_multiple_of(kernel.rows_at_once);
+    let fill = |i: usize, some: Range<usize>| {
+        for row in (0..high.min(rows - i * high)).step_by(SIDE) {
+            for u in some.clone().step_by(SIDE) {
+                let at = to.from(i).start.wrapping_add(u * high + row * SIDE);
+                // SAFETY: in the room (above), a square of its own.
+                unsafe { a.square(at, SIDE, SIDE, part, [i * high + row, u], true) };
+            }
+        }
+    };
+    // long runs of memory's rows
+    if a.along_k {
+        each(part.rows * part.depth, count, |i| fill(i, 0..units));
+    } else {
+        each(part.rows * part.depth, units.div_ceil(SIDE), |i| {
+            (0..count).for_each(|block| fill(block, i * SIDE..(i + 1) * SIDE))
+        });
+    }
+    Left { at: room.as_ptr().cast(), row: SIDE, unit: high, block, from: part.row, lies: PhantomData }
 }
 
 /// Some columns of b for some k, packed into `room`.
@@ -169,4 +196,64 @@ fn pieces(x: &mut [u32], len: usize, f: impl Fn(usize, &mut [u32]) + Sync) {
         // SAFETY: pieces do not overlap and lie in x, which is borrowed meanwhile.
         f(i, unsafe { std::slice::from_raw_parts_mut((start as *mut u32).add(i * len), n) });
     });
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::super::kernels::{AMX, AVX512_BF16};
+    use super::*;
+    use half::bf16;
+
+    const ROWS: Range<usize> = 5..75;
+    const K: Range<usize> = 2..77;
+
+    /// Holds kernels of pairs' operands to the definition; none of their instructions is needed.
+    fn hold(along_k: bool, halves: bool) {
+        let [rows, depth] = if along_k { [80, 91] } else { [91, 80] };
+        let x: Vec<f32> = (0..rows * depth).map(|i| if i % 89 == 0 { f32::NAN } else { 1.0 / (i as f32 - 300.5) }).collect();
+        let rounded: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
+        let numbers = if halves { Numbers::Bf16(&rounded) } else { Numbers::Rounding(&x) };
+        let source = Source { numbers, stride: depth, along_k };
+        let half = |row: usize, k: usize| {
+            let (row, k) = (ROWS.start + row, K.start + k);
+            let there = row < ROWS.end && k < K.end;
+            if there { u32::from(rounded[if along_k { row * depth + k } else { k * depth + row }].to_bits()) } else { 0 }
+        };
+        let unit = |row: usize, u: usize| half(row, 2 * u) | half(row, 2 * u + 1) << 16;
+        let mut space = vec![0xdead_beef; room(ROWS.len(), K.len())];
+        for kernel in [&AVX512_BF16, &AMX] {
+            let units = kernel.units(K.len());
+            let found = left(kernel, &mut space, &source, ROWS, K);
+            for (row, u) in
+                (0..ROWS.len().next_multiple_of(kernel.rows_at_once)).flat_map(|row| (0..units).map(move |u| (row, u)))
+            {
+                let of_tile = if kernel.of_tiles() { u % 16 } else { 0 };
+                let at = row / kernel.rows * found.block + row % kernel.rows * found.row + (u - of_tile) * found.unit + of_tile;
+                // SAFETY: in the room that was packed.
+                let is = unsafe { found.at.add(at).read() }.to_bits();
+                assert_eq!(is, unit(row, u), "{} left, along k {along_k}, in bf16 {halves}: row {row}, unit {u}", kernel.name);
+            }
+            space.fill(0xdead_beef);
+            let found = right(kernel, &mut space, &source, ROWS, K);
+            for (col, u) in (0..ROWS.len().next_multiple_of(kernel.cols)).flat_map(|col| (0..units).map(move |u| (col, u))) {
+                let at = col / kernel.panel * found.panel + u * found.unit + col % kernel.panel;
+                // SAFETY: as above.
+                let is = unsafe { found.at.add(at).read() }.to_bits();
+                assert_eq!(
+                    is,
+                    unit(col, u),
+                    "{} right, along k {along_k}, in bf16 {halves}: column {col}, unit {u}",
+                    kernel.name
+                );
+            }
+            space.fill(0xdead_beef);
+        }
+    }
+
+    #[test]
+    fn of_pairs_lie_where_kernels_read_them() {
+        for (along_k, halves) in [(true, true), (true, false), (false, true), (false, false)] {
+            hold(along_k, halves);
+        }
+    }
 }

@@ -3,8 +3,11 @@
 //! ```text
 //! rows     [row][unit]                a as it may lie in memory already: then nothing is copied
 //! panels   [panel][unit][column]      b, column < panel width; a, where memory holds it transposed
+//! squares  16 rows × 16 units         parts of panels of pairs, and AMX's tiles
 //! ```
 //! Numbers are rounded or widened on the way. What lies past the last row, column or k is zero.
+#[cfg(target_arch = "x86_64")]
+use super::squares;
 use crate::ops::simd::{Level, fetch, fetch_to_write, level, round_bf16, to_bf16, wide};
 use half::bf16;
 use std::ops::Range;
@@ -27,8 +30,20 @@ pub enum Numbers<'a> {
     Bf16(&'a [bf16]),
 }
 
+/// The numbers of a source: see there.
+#[derive(Clone, Copy)]
+pub struct Lying<'a, T> {
+    pub x: &'a [T],
+    pub stride: usize,
+    pub along_k: bool,
+}
+
+/// Structural: a side of the squares that are transposed or packed: one vector of AVX-512.
+pub(super) const SIDE: usize = 16;
+pub(super) type Square = [[u32; SIDE]; SIDE];
+
 /// A number on its way into a unit.
-trait Number: Copy {
+pub trait Number: Copy {
     fn whole(self) -> u32;
     fn half(self) -> u16;
 }
@@ -44,7 +59,7 @@ impl Number for f32 {
 }
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Rounding(f32);
+pub struct Rounding(f32);
 impl Number for Rounding {
     #[inline(always)]
     fn whole(self) -> u32 {
@@ -67,7 +82,7 @@ impl Number for bf16 {
 }
 
 /// A part of a source, and how it is to lie.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Part {
     pub row: usize,
     pub rows: usize,
@@ -80,12 +95,42 @@ pub struct Part {
 }
 
 impl Source<'_> {
-    /// [row][unit], rows `stride` units apart, `units` of each.
+    /// [row][unit], rows `stride` units apart, `units` of each, from what lies along k.
     pub fn rows(&self, to: &mut [u32], stride: usize, units: usize, part: Part) {
+        debug_assert!(self.along_k);
         match self.numbers {
-            Numbers::F32(x) => rows_plain(to, stride, units, x, self.stride, self.along_k, part),
-            Numbers::Rounding(x) => rows_rounding(to, stride, units, rounding(x), self.stride, self.along_k, part),
-            Numbers::Bf16(x) => rows_bf16(to, stride, units, x, self.stride, self.along_k, part),
+            Numbers::F32(x) => rows_plain(to, stride, units, x, self.stride, part),
+            Numbers::Rounding(x) => rows_rounding(to, stride, units, rounding(x), self.stride, part),
+            Numbers::Bf16(x) => rows_bf16(to, stride, units, x, self.stride, part),
+        }
+    }
+
+    /// The square of the part's rows and units from `at` on, of pairs: its first `lines` lines, `line` units apart. Lines are
+    /// rows, or units.
+    ///
+    /// # Safety
+    /// `to` has room for them, and nobody else touches it meanwhile.
+    pub unsafe fn square(&self, to: *mut u32, line: usize, lines: usize, part: Part, at: [usize; 2], of_rows: bool) {
+        let Source { numbers, stride, along_k } = *self;
+        #[cfg(target_arch = "x86_64")]
+        if level() >= Level::Avx512 {
+            // SAFETY: the caller's promise; the processor has AVX-512: `level` asked it.
+            return unsafe {
+                match numbers {
+                    Numbers::F32(x) | Numbers::Rounding(x) => {
+                        squares::square(to, line, lines, Lying { x: rounding(x), stride, along_k }, part, at, of_rows)
+                    }
+                    Numbers::Bf16(x) => squares::square(to, line, lines, Lying { x, stride, along_k }, part, at, of_rows),
+                }
+            };
+        }
+        let square = match numbers {
+            Numbers::F32(x) | Numbers::Rounding(x) => square(Lying { x, stride, along_k }, part, at, of_rows),
+            Numbers::Bf16(x) => square(Lying { x, stride, along_k }, part, at, of_rows),
+        };
+        for (i, from) in square.iter().enumerate().take(lines) {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(i * line).copy_from(from.as_ptr(), SIDE) };
         }
     }
 
@@ -94,6 +139,17 @@ impl Source<'_> {
     /// # Safety
     /// `to` has room for the part's panels, and nobody else touches these units meanwhile.
     pub unsafe fn panels(&self, to: Panels, units: Range<usize>, part: Part) {
+        if part.pair == 2 && to.width.is_multiple_of(SIDE) {
+            // memory's rows one after the other: see `panels`
+            for u in units.clone().step_by(SIDE) {
+                for row in (0..part.rows.next_multiple_of(to.width)).step_by(SIDE) {
+                    let place = row / to.width * to.stride + u * to.width + row % to.width;
+                    // SAFETY: the caller's promise.
+                    unsafe { self.square(to.start.add(place), to.width, SIDE.min(units.end - u), part, [row, u], false) };
+                }
+            }
+            return;
+        }
         match self.numbers {
             Numbers::F32(x) => panels_plain(to, units, x, self.stride, self.along_k, part),
             Numbers::Rounding(x) => panels_rounding(to, units, rounding(x), self.stride, self.along_k, part),
@@ -133,20 +189,20 @@ impl Panels {
     }
 }
 
-fn rounding(x: &[f32]) -> &[Rounding] {
+pub(super) fn rounding(x: &[f32]) -> &[Rounding] {
     // SAFETY: `Rounding` is an f32 by another name.
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }
 
 wide! {
-    fn rows_plain(to: &mut [u32], stride: usize, units: usize, x: &[f32], ld: usize, along_k: bool, part: Part) {
-        rows(to, stride, units, x, ld, along_k, part);
+    fn rows_plain(to: &mut [u32], stride: usize, units: usize, x: &[f32], ld: usize, part: Part) {
+        rows(to, stride, units, x, ld, part);
     }
-    fn rows_rounding(to: &mut [u32], stride: usize, units: usize, x: &[Rounding], ld: usize, along_k: bool, part: Part) {
-        rows(to, stride, units, x, ld, along_k, part);
+    fn rows_rounding(to: &mut [u32], stride: usize, units: usize, x: &[Rounding], ld: usize, part: Part) {
+        rows(to, stride, units, x, ld, part);
     }
-    fn rows_bf16(to: &mut [u32], stride: usize, units: usize, x: &[bf16], ld: usize, along_k: bool, part: Part) {
-        rows(to, stride, units, x, ld, along_k, part);
+    fn rows_bf16(to: &mut [u32], stride: usize, units: usize, x: &[bf16], ld: usize, part: Part) {
+        rows(to, stride, units, x, ld, part);
     }
     fn panels_plain(to: Panels, units: Range<usize>, x: &[f32], ld: usize, along_k: bool, part: Part) {
         panels(to, units, x, ld, along_k, part);
@@ -160,23 +216,9 @@ wide! {
 }
 
 #[inline(always)]
-fn rows<T: Number>(to: &mut [u32], stride: usize, units: usize, x: &[T], ld: usize, along_k: bool, p: Part) {
-    if along_k {
-        for (r, to) in to.chunks_mut(stride).take(p.rows).enumerate() {
-            line(&mut to[..units], &x[(p.row + r) * ld + p.k..][..p.depth], p.pair);
-        }
-    } else {
-        turn(
-            units,
-            p.rows,
-            |lines, u, r, n| strip(lines, x, ld, p, u, r, n),
-            |u, r, square| {
-                for (i, row) in square.iter().enumerate().take(p.rows - r) {
-                    let n = SIDE.min(units - u);
-                    to[(r + i) * stride + u..][..n].copy_from_slice(&row[..n]);
-                }
-            },
-        );
+fn rows<T: Number>(to: &mut [u32], stride: usize, units: usize, x: &[T], ld: usize, p: Part) {
+    for (r, to) in to.chunks_mut(stride).take(p.rows).enumerate() {
+        line(&mut to[..units], &x[(p.row + r) * ld + p.k..][..p.depth], p.pair);
     }
 }
 
@@ -188,6 +230,7 @@ const ROWS_AHEAD: usize = 3;
 /// Measured (as above): units of a panel whose line is fetched before it is written.
 const UNITS_AHEAD: usize = 64;
 
+/// What lies along k: only of units of one number, in panels as wide as vectors; pairs are packed in squares.
 #[inline(always)]
 fn panels<T: Number>(mut to: Panels, units: Range<usize>, x: &[T], ld: usize, along_k: bool, p: Part) {
     let width = to.width;
@@ -214,26 +257,22 @@ fn panels<T: Number>(mut to: Panels, units: Range<usize>, x: &[T], ld: usize, al
         }
         return;
     }
+    let (mut square, mut turned) = ([[0; SIDE]; SIDE], [[0; SIDE]; SIDE]);
     for panel in 0..p.rows.div_ceil(width) {
         let (first, n) = (panel * width, width.min(p.rows - panel * width));
-        let read = |lines: &mut Square, r: usize, u: usize, _: usize| {
-            let u = units.start + u;
-            let (from, upto) = ((u * p.pair).min(p.depth), ((u + SIDE) * p.pair).min(p.depth));
-            for (i, to) in lines.iter_mut().enumerate() {
-                let x = if r + i < n { &x[(p.row + first + r + i) * ld + p.k..][from..upto] } else { &[] };
-                line(to, x, p.pair);
-            }
-        };
-        turn(width, units.len(), read, |r, u, square| {
-            for (i, row) in square.iter().enumerate().take(units.len() - u) {
-                let to = to.line(panel, units.start + u + i);
-                // a vector, where the panel is as wide as one or two
-                match to[r..].first_chunk_mut() {
-                    Some(to) => *to = *row,
-                    None => to[r..].iter_mut().zip(row).for_each(|(to, x)| *to = *x),
+        for r in (0..width).step_by(SIDE) {
+            for u in units.clone().step_by(SIDE) {
+                let (from, upto) = (u.min(p.depth), (u + SIDE).min(p.depth));
+                for (i, to) in square.iter_mut().enumerate() {
+                    let x = if r + i < n { &x[(p.row + first + r + i) * ld + p.k..][from..upto] } else { &[] };
+                    line(to, x, 1);
+                }
+                transpose(&mut turned, &square);
+                for (i, row) in turned.iter().enumerate().take(units.end - u) {
+                    *to.line(panel, u + i)[r..].first_chunk_mut().expect("a panel of b is as wide as vectors") = *row;
                 }
             }
-        });
+        }
     }
 }
 
@@ -278,41 +317,14 @@ fn across<T: Number, const W: usize>(to: &mut [u32], a: &[T], b: &[T], pair: usi
     }
 }
 
-/// Structural: a side of the squares that are transposed: one vector of AVX-512.
-const SIDE: usize = 16;
-pub(super) type Square = [[u32; SIDE]; SIDE];
-
-/// Transposes square by square: `read(lines, line, place, how many)` gives lines from some place on, `write(line, place,
-/// turned)` gets what stands at each of these places.
-#[inline(always)]
-fn turn(
-    lines: usize,
-    places: usize,
-    mut read: impl FnMut(&mut Square, usize, usize, usize),
-    mut write: impl FnMut(usize, usize, &Square),
-) {
-    let (mut square, mut turned) = ([[0; SIDE]; SIDE], [[0; SIDE]; SIDE]);
-    for line in (0..lines).step_by(SIDE) {
-        for place in (0..places).step_by(SIDE) {
-            read(&mut square, line, place, SIDE.min(lines - line));
-            transpose(&mut turned, &square);
-            write(line, place, &turned);
-        }
-    }
-}
-
-/// Units u… of rows r…, where memory holds neighbouring rows side by side.
-#[inline(always)]
-fn strip<T: Number>(lines: &mut Square, x: &[T], ld: usize, p: Part, u: usize, r: usize, n: usize) {
-    let width = SIDE.min(p.rows - r);
-    for (i, to) in lines.iter_mut().enumerate() {
-        if i < n {
-            let at = |k: usize| if k < p.depth { &x[(p.k + k) * ld + p.row + r..][..width] } else { &[] };
-            across::<T, SIDE>(to, at((u + i) * p.pair), at((u + i) * p.pair + p.pair - 1), p.pair);
-        } else {
-            *to = [0; SIDE];
-        }
-    }
+/// Number by number, as [`super::squares::square`]: without AVX-512, where kernels of pairs are tested, but not used.
+pub(super) fn square<T: Number>(from: Lying<T>, p: Part, [row, unit]: [usize; 2], of_rows: bool) -> Square {
+    let half = |r: usize, k: usize| {
+        let at = |r: usize, k: usize| if from.along_k { r * from.stride + k } else { k * from.stride + r };
+        if r < p.rows && k < p.depth { u32::from(from.x[at(p.row + r, p.k + k)].half()) } else { 0 }
+    };
+    let pair = |r: usize, u: usize| half(row + r, 2 * (unit + u)) | half(row + r, 2 * (unit + u) + 1) << 16;
+    std::array::from_fn(|i| std::array::from_fn(|j| if of_rows { pair(i, j) } else { pair(j, i) }))
 }
 
 #[inline(always)]
