@@ -94,6 +94,7 @@ pub static TILES: Kernel = Kernel {
     pair: 2,
     depth: 16,
     rows_at_once: 16,
+    tile: [192, 256],
     multiply: tiles_32x32,
     ..PORTABLE
 };

@@ -1,9 +1,10 @@
 //! A part of a product from operands that are ready, block after block of a kernel, on the calling thread.
 //!
 //! ```text
-//! for a stretch of k          b's panel stays in the first-level cache, and c's rows in the second
-//!     for a panel of b
-//!         for a block of rows: c += a · b
+//! for a stretch of k
+//!     for a panel of b, for a block of rows      the panel stays in the first-level cache, and c's rows in the second
+//!     tiles: for a block of rows, for a panel    the panels stay in the second-level cache, and c's lines follow one another
+//!         c += a · b
 //! ```
 use super::Kernel;
 use super::micro::Block;
@@ -43,12 +44,18 @@ impl Blocks<'_> {
     ) {
         let (kernel, units, stride) = (self.kernel, self.right.units, self.right.panel);
         let stretch = super::evenly(units, kernel.stretch, kernel.depth);
+        let (down, across) = (rows.len().div_ceil(kernel.rows), cols.len().div_ceil(kernel.cols));
+        let left = self.left.at.wrapping_add((rows.start - self.left.from) / kernel.rows * self.left.block);
+        let right = self.right.at.wrapping_add((cols.start - self.right.from) / kernel.panel * stride);
+        let panels = kernel.cols / kernel.panel;
+        let rows_first = kernel.of_tiles();
+        let (outer, inner) = if rows_first { (down, across) } else { (across, down) };
         for first in (0..units).step_by(stretch) {
-            for col in cols.clone().step_by(kernel.cols) {
-                let width = kernel.cols.min(cols.end - col);
-                let panel = self.right.at.wrapping_add((col - self.right.from) / kernel.panel * stride);
-                for row in rows.clone().step_by(kernel.rows) {
-                    let height = kernel.rows.min(rows.end - row);
+            for outer in 0..outer {
+                for inner in 0..inner {
+                    let (i, j) = if rows_first { (outer, inner) } else { (inner, outer) };
+                    let (row, col) = (rows.start + i * kernel.rows, cols.start + j * kernel.cols);
+                    let (height, width) = (kernel.rows.min(rows.end - row), kernel.cols.min(cols.end - col));
                     let k = span(row..row + height, col..col + width);
                     // whole steps of the kernel: what they take along at the ends is zero
                     let begin = k.start / kernel.pair / kernel.depth * kernel.depth;
@@ -57,10 +64,10 @@ impl Blocks<'_> {
                     if from >= upto {
                         continue;
                     }
-                    let above = (row - self.left.from) / kernel.rows;
-                    let below = if row + kernel.rows < rows.end { self.left.block } else { 0 };
-                    let a = self.left.at.wrapping_add(above * self.left.block + from * self.left.unit);
-                    let share = (row - rows.start) / kernel.rows * (upto - from) * 4;
+                    let below = if i + 1 < down { self.left.block } else { 0 };
+                    let a = left.wrapping_add(i * self.left.block + from * self.left.unit);
+                    let panel = right.wrapping_add(j * panels * stride);
+                    let share = i * (upto - from) * 4;
                     let block = Block {
                         units: upto - from,
                         a,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! slab    (rows or columns) × depth    packed by all threads; both operands' slabs stay in the last-level cache
-//! tile    96 × 256 of c                one task; its sums stay in the second-level cache for the whole depth
+//! tile    of c, see `Kernel::tile`     one task; its sums stay in the second-level cache for the whole depth
 //! block   of the kernel                its sums stay in registers for a stretch of k; b's panel in the first-level cache
 //! ```
 //! Tiles lie along a curve that halves the longer side again and again, and a thread takes a stretch of it: neighbours in
@@ -10,7 +10,7 @@
 use super::blocks::Blocks;
 use super::operands::{Left, Right, each, left, left_room, lies_ready, right, right_room};
 use super::pack::Source;
-use super::{Into, Kernel, Write, evenly};
+use super::{Into, Kernel, Write, evenly, kernels};
 use crate::device::{Memory, threads};
 use crate::ops::rows::{Shared, SharedValues};
 use crate::ops::simd::{add_to, halve};
@@ -21,13 +21,8 @@ use std::ops::Range;
 const SLAB: usize = 1 << 20;
 /// Measured: numbers of k in a slab, so that it is not too narrow.
 const DEPTH: usize = 1024;
-/// Measured (Zen 3): rows and columns of a tile.
-const TILE: [usize; 2] = [96, 256];
 /// Structural: vectors are loaded from its start.
 const LINE: usize = 16;
-
-/// Structural: numbers of a tile, as high as any kernel's blocks make it.
-const CORNER_ELEMENTS: usize = (TILE[0] + 32) * TILE[1];
 
 thread_local! {
     /// The sums of a tile that is rounded when it is complete; taken by the first step, then reused.
@@ -40,7 +35,12 @@ thread_local! {
 /// Elements of working memory that products keep, beside the plan's, with `threads` threads: the slabs of the one that begins them,
 /// and a tile of each.
 pub fn workspace_elements(threads: usize) -> usize {
-    2 * SLAB + threads * CORNER_ELEMENTS
+    2 * SLAB + threads * kernels::ALL.iter().map(|kernel| tile_elements(kernel)).max().unwrap_or(0)
+}
+
+/// Numbers of a kernel's tile, whose rows and columns are whole blocks.
+fn tile_elements(kernel: &Kernel) -> usize {
+    kernel.tile[0] * kernel.tile[1]
 }
 
 /// Measured (Intel AVX-512): where b has so many more columns than a has rows, packing b is what takes the time.
@@ -51,7 +51,8 @@ const WIDER: usize = 4;
 ///
 /// A c in bf16 is summed in a corner of f32, tile by tile: a slab is then as deep as k, however narrow.
 ///
-/// A wide b that lies as rows of k is taken for the left operand, which needs no packing: cᵀ = bᵀ·aᵀ.
+/// A wide b that lies as rows of k is taken for the left operand, which needs no packing: cᵀ = bᵀ·aᵀ. Not by a kernel of tiles:
+/// it is so fast that turning its blocks takes longer than packing b.
 pub fn multiply(
     kernel: &Kernel,
     [m, n, k]: [usize; 3],
@@ -62,7 +63,7 @@ pub fn multiply(
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
     sums: &mut [f32],
 ) {
-    if a.along_k && b.along_k && m * WIDER <= n && lies_ready(kernel, &b, n, k) {
+    if !kernel.of_tiles() && a.along_k && b.along_k && m * WIDER <= n && lies_ready(kernel, &b, n, k) {
         parts(kernel, [n, m, k], into, c, b, a, true, finish, sums);
     } else {
         parts(kernel, [m, n, k], into, c, a, b, false, finish, sums);
@@ -89,9 +90,9 @@ fn parts(
     let units = kernel.units(deep.min(k));
     let wide = evenly(n, (SLAB / units).max(kernel.cols), kernel.cols);
     let direct = lies_ready(kernel, &a, m, k);
-    let high = if direct { m } else { evenly(m, (SLAB / units).max(TILE[0]), 16 * kernel.rows) };
+    let high = if direct { m } else { evenly(m, (SLAB / units).max(kernel.tile[0]), 16 * kernel.rows) };
     // one row of sums for each row of tiles
-    let sums_of_slab = if sums.is_empty() { 0 } else { high.div_ceil(TILE[0]) };
+    let sums_of_slab = if sums.is_empty() { 0 } else { high.div_ceil(kernel.tile[0]) };
     ROOM.with_borrow_mut(|room| {
         let of_a = if direct { 0 } else { left_room(kernel, high, deep.min(k)) };
         let of_b = right_room(kernel, wide, deep.min(k)).next_multiple_of(LINE);
@@ -169,10 +170,11 @@ impl Slabs<'_> {
     /// f(row of tiles, [rows, columns]) of each tile, on all threads.
     fn tiles(&self, rows: Range<usize>, cols: Range<usize>, f: impl Fn(usize, [Range<usize>; 2]) + Sync) {
         let (m, n) = (rows.len(), cols.len());
-        let high = evenly(m, TILE[0], self.kernel.rows);
+        let [high, wide] = self.kernel.tile;
+        let high = evenly(m, high, self.kernel.rows);
         // enough tiles that threads finish together
         let enough = |wide: &usize| m.div_ceil(high) * n.div_ceil(*wide) >= 6 * threads::count();
-        let wide = [TILE[1], TILE[1] / 2, TILE[1] / 4].into_iter().find(enough).unwrap_or(TILE[1] / 4);
+        let wide = [wide, wide / 2, wide / 4].into_iter().find(enough).unwrap_or(wide / 4);
         let (down, across) = (m.div_ceil(high), n.div_ceil(wide));
         each(m * n * self.depth / 16, down * across, |i| {
             let [i, j] = place(i, down, across);
@@ -200,7 +202,7 @@ impl Slabs<'_> {
                 }
             }
             SharedValues::Bf16(c) => CORNER.with_borrow_mut(|corner| {
-                corner.resize(CORNER_ELEMENTS, 0.0);
+                corner.resize(tile_elements(kernel), 0.0);
                 let (row, first) = (across.len().next_multiple_of(LINE), [rows.start, cols.start]);
                 let blocks = Blocks { kernel, left, right, c: Shared::new(corner), at: 0, row, first, add, turned };
                 // SAFETY: the corner is this thread's; a tile of any kernel fits.
@@ -238,6 +240,14 @@ fn place(i: usize, rows: usize, cols: usize) -> [usize; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiles_are_whole_blocks_of_their_kernel() {
+        for kernel in kernels::ALL {
+            let [high, wide] = kernel.tile;
+            assert!(high.is_multiple_of(kernel.rows) && (wide / 4).is_multiple_of(kernel.cols), "{}", kernel.name);
+        }
+    }
 
     #[test]
     fn the_curve_visits_every_tile_once_and_keeps_together() {
