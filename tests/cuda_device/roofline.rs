@@ -16,7 +16,7 @@ fn an_ops_time_is_that_of_its_launches() {
             file.display()
         );
         let Some(mut job) = side(&options) else { return };
-        job.0.env("STUB_CLOCK", "ops").env("STUB_MEMORY", "2000000000");
+        job.0.env("STUB_CLOCK", "ops").env("STUB_MEMORY", "100000000");
         let ended = job.done();
         let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         let roofline = &json["roofline"];

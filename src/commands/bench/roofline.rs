@@ -37,10 +37,13 @@ const PRODUCTS: [[usize; 2]; 3] = [[1024, 1024], [768, 3072], [3072, 768]];
 const ROWS: usize = 512;
 /// Elements of the arrays that are copied: together far more than a cache holds.
 const ARRAY: usize = 1 << 25;
-/// The same on a GPU, where products are inputs, outputs and rows; and on one of so little memory that it can only be a stub.
-const GPU_PRODUCTS: [[usize; 3]; 3] = [[4096, 4096, 8192], [2048, 8192, 8192], [8192, 2048, 8192]];
-const GPU_ARRAY: usize = 1 << 27;
-const STUB: (usize, [[usize; 3]; 1], usize) = (4 << 30, [[64, 64, 64]], 1 << 12);
+/// The same on a GPU of `memory` bytes: elements of arrays, 2²⁷ from 8 GB on, and the side of a square product, 4,096 from 32 GB on.
+fn gpu_array(memory: usize) -> usize {
+    (memory / 64).clamp(1, 1 << 27)
+}
+fn gpu_side(memory: usize) -> usize {
+    1 << (memory / 2048).isqrt().clamp(16, 4096).ilog2()
+}
 /// The best of so many counts.
 const REPEATS: usize = 3;
 
@@ -71,10 +74,9 @@ impl Ceilings {
     /// Errors: a library is missing, or the GPU has not the memory.
     pub fn of_gpu(gpu: &Arc<Gpu>, precision: Precision) -> Result<Ceilings> {
         let (mut flops, mut product) = (0.0, String::new());
-        let (memory, few, short) = STUB;
-        let (products, array) = if gpu.memory < memory { (&few[..], short) } else { (&GPU_PRODUCTS[..], GPU_ARRAY) };
-        for &[inputs, outputs, rows] in products {
-            let size = [rows, inputs, outputs];
+        let side = gpu_side(gpu.memory);
+        for [inputs, outputs] in [[side, side], [side / 2, 2 * side], [2 * side, side / 2]] {
+            let size = [2 * side, inputs, outputs];
             for (rates, name) in gemm::on_gpu(gpu, size, precision)?.into_iter().zip(["forward", "backward"]) {
                 let rate = 1e9 * rates.max;
                 if rate > flops {
@@ -82,7 +84,7 @@ impl Ceilings {
                 }
             }
         }
-        let (plan, arrays) = arrays(array);
+        let (plan, arrays) = arrays(gpu_array(gpu.memory));
         let extent = Extent { activations: arrays.to_vec(), ranks: 1, ..Extent::default() };
         let cuda = Cuda::new(gpu, &plan, &extent, precision, &cuda::binary(gpu, precision)?, None)?;
         let (bytes, pass) = passes(&Device::Cuda(Box::new(cuda)), arrays);
@@ -220,4 +222,16 @@ impl Roofline {
 /// `head: linear forward`
 pub fn title(row: &Row) -> String {
     if row.part.is_empty() { row.name.to_string() } else { format!("{}: {}", row.part, row.name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{gpu_array, gpu_side};
+
+    #[test]
+    fn what_is_measured_fits_the_gpu() {
+        assert_eq!((gpu_array(80 << 30), gpu_side(80 << 30)), (1 << 27, 4096));
+        assert_eq!((gpu_array(16 << 30), gpu_side(16 << 30)), (1 << 27, 2048));
+        assert_eq!((gpu_array(100 << 20), gpu_side(100 << 20)), (1_638_400, 128));
+    }
 }
