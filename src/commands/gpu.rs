@@ -146,19 +146,26 @@ pub fn expected_workspace(run: &Run, model: &Decoder, memory: u64) -> u64 {
     }
 }
 
+/// This rank's GPU, before kernels are asked for; `None` where the run has none.
+///
+/// Errors, on all ranks: `Input`: a GPU was asked for, and is not there.
+pub fn of_rank(run: &Run, launch: &Launch) -> Result<Option<Arc<Gpu>>> {
+    if run.system.device == DeviceKind::Cpu {
+        return Ok(None);
+    }
+    match launch.agree(Gpu::of(launch.local_rank)) {
+        Ok(gpu) => Ok(Some(gpu)),
+        Err(e) if run.system.device == DeviceKind::Cuda => Err(unusable(run, e)),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Bytes that are free for this rank on its GPU, which others may share, and those that the GPU has; `None` where the run has none.
 /// Everyone looks before anyone takes.
 ///
 /// Errors, on all ranks: `Input`: a GPU was asked for, and is not there.
 pub fn room(run: &Run, launch: &Launch) -> Result<Option<(f64, u64)>> {
-    if run.system.device == DeviceKind::Cpu {
-        return Ok(None);
-    }
-    let gpu = match launch.agree(Gpu::of(launch.local_rank)) {
-        Ok(gpu) => gpu,
-        Err(e) if run.system.device == DeviceKind::Cuda => return Err(unusable(run, e)),
-        Err(_) => return Ok(None),
-    };
+    let Some(gpu) = of_rank(run, launch)? else { return Ok(None) };
     let seats = launch.seats(&gpu.bus);
     let on_this = |rank: &usize| seats[*rank].bus == gpu.bus && launch.ranks[*rank].host == launch.host();
     let sharing = (0..launch.size()).filter(on_this).count();

@@ -94,6 +94,9 @@ fn what_this_machine_has_not() {
             mistake("--device cuda", &["system.device", "expected a GPU that can be used", "libcuda.so.1"]),
         ],
     );
+    // what is measured before the run is opened, too
+    let roofline = alone("bench step --model nano --device cuda --roofline --steps 2").run().with_code(2);
+    roofline.sentence(&["--device", "expected a GPU that can be used", "libcuda.so.1"]);
 }
 
 #[test]

@@ -7,14 +7,14 @@
 use crate::commands::bench::node::{self, Node};
 use crate::commands::bench::roofline::{Ceilings, Roofline};
 use crate::commands::bench::{figure, machine, tallied};
+use crate::commands::gpu;
 use crate::commands::output::Output;
 use crate::commands::scratch::Scratch;
 use crate::commands::session::Session;
 use crate::commands::train::{self, End};
 use crate::commands::{tell, write_json};
-use crate::config::{Curve, DeviceKind, Length, Resume, Run};
+use crate::config::{Curve, Length, Resume, Run};
 use crate::device::Row;
-use crate::device::cuda::Gpu;
 use crate::error::Result;
 use crate::failed;
 use crate::launch::{Launch, cores};
@@ -68,7 +68,7 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
 
     launch.comm().barrier();
     // before the run takes a GPU's memory
-    let ceilings = if args.roofline { Some(launch.agree(ceilings(run, launch))?) } else { None };
+    let ceilings = if args.roofline { Some(ceilings(run, launch)?) } else { None };
 
     let (mut session, mut output) = Session::open(run, launch)?;
     let began = Instant::now();
@@ -95,11 +95,10 @@ pub fn run(run: &mut Run, args: &StepArgs, launch: &Launch) -> Result<()> {
 
 /// Of this rank's GPU, where the run will have one; else of its threads.
 fn ceilings(run: &Run, launch: &Launch) -> Result<Ceilings> {
-    match (run.system.device, Gpu::of(launch.local_rank)) {
-        (DeviceKind::Cuda, Err(e)) => Err(e),
-        (DeviceKind::Auto | DeviceKind::Cuda, Ok(gpu)) => Ceilings::of_gpu(&gpu, run.system.precision),
-        _ => run.validate_on_cpu().and_then(|()| Ceilings::measure(run.system.precision, launch.threads)),
-    }
+    launch.agree(match gpu::of_rank(run, launch)? {
+        Some(gpu) => Ceilings::of_gpu(&gpu, run.system.precision),
+        None => run.validate_on_cpu().and_then(|()| Ceilings::measure(run.system.precision, launch.threads)),
+    })
 }
 
 /// The loop, from where the session stands to its end; on the threads of the device.
