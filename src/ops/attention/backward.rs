@@ -1,18 +1,17 @@
 //! The backward: a task takes one key/value head of one sequence, so that its gradients are summed in one order; it
-//! recomputes the softmax from lse, tile by tile, keys down and rows across, so that all but one of the five products read
-//! the tile as it lies.
+//! recomputes the softmax from lse, tile by tile, keys down and rows across, so that no product has to turn a tile.
 //!
 //! ```text
 //! for each query head:    for some rows:    for some keys that they may see:
 //!     Sᵀ = k qᵀ       dPᵀ = v dyᵀ       Pᵀ = e^(Sᵀ/√D − lse)       dSᵀ = Pᵀ (dPᵀ − δ) / √D
-//!     dv += Pᵀ dy     dk += dSᵀ q       dq += dS k
+//!     dv += Pᵀ dy     dk += dSᵀ q       dqᵀ += kᵀ dSᵀ
 //! ```
 use super::Heads;
-use super::tiles::{Small, load, takes, with_room};
+use super::tiles::{Small, halves, takes, turn, with_room};
 use crate::device::{Precision, Values, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
-use crate::ops::simd::{LANES, dot, exp, wide};
+use crate::ops::simd::{LANES, dot, exp, halve, round_bf16, wide};
 use std::ops::Range;
 
 /// Measured (Intel AVX-512, D = 64): query rows of a tile …
@@ -23,7 +22,7 @@ const KEYS: usize = 96;
 /// Elements that a task works in.
 pub fn room(h: Heads) -> usize {
     let d = h.size;
-    let tiles = 2 * takes(KEYS * d) + 2 * takes(KEYS * ROWS);
+    let tiles = 2 * takes(KEYS * d) + 3 * takes(ROWS * d) + 3 * takes(KEYS * ROWS);
     let of_keys = 2 * takes(gemm::room(KEYS, d)) + takes(gemm::room(d, KEYS));
     let of_rows = 2 * takes(gemm::room(ROWS, d)) + 2 * takes(gemm::room(d, ROWS));
     tiles + of_keys + of_rows + 2 * takes(gemm::room(KEYS, ROWS)) + takes(gemm::room(ROWS, KEYS))
@@ -64,15 +63,17 @@ fn key_head(
     let (w, d, t, scale) = (h.width(), h.size, h.seq, h.scale() as f32);
     let heads = kv * h.group()..(kv + 1) * h.group();
     for i in base..base + t {
-        for (column, cols) in [(heads.start * d, heads.len() * d), (h.key(kv), d), (h.value(kv), d)] {
+        for column in [h.key(kv), h.value(kv)] {
             // SAFETY: this task alone holds the columns of key/value head `kv` and of its query heads, in the rows of its
             // sequence, here and below.
-            unsafe { dqkv.piece(i * w + column, cols) }.fill(0.0);
+            unsafe { dqkv.piece(i * w + column, d) }.fill(0.0);
         }
     }
     with_room(room(h), |mut room| {
         let [k, v] = [(); 2].map(|()| room.take(KEYS * d));
+        let [q, dy_tile, dq] = [(); 3].map(|()| room.take(ROWS * d));
         let [p, ds] = [(); 2].map(|()| room.take(KEYS * ROWS));
+        let [p_halves, ds_halves] = [(); 2].map(|()| halves(room.take(KEYS * ROWS / 2)));
         let [mut lses, mut deltas] = [[0f32; ROWS]; 2];
         let [for_k, for_v] = [(); 2].map(|()| room.units(KEYS, d));
         let for_k_again = room.units(d, KEYS);
@@ -86,27 +87,28 @@ fn key_head(
                 let at = (base + top + r) * h.q + head;
                 (*lse_of, *delta) = (lse[at], row_dot(&dy[at * d..][..d], &y[at * d..][..d]));
             }
-            let query = (qkv.skip((base + top) * w + head * d), w);
-            let dy = (Values::from(&dy[((base + top) * h.q + head) * d..]), h.q * d);
-            let (q, dy_across) = (products.right(for_q, Layout::NT, query, n, d), products.right(for_dy, Layout::NT, dy, n, d));
-            let (q_again, dy) =
-                (products.right(for_q_again, Layout::NN, query, d, n), products.right(for_dy_again, Layout::NN, dy, d, n));
+            let rows = base + top..base + top + n;
+            let q = products.ready(q, qkv, rows.clone(), [w, head * d, d]);
+            let dy = products.ready(dy_tile, dy.into(), rows, [h.q * d, head * d, d]);
+            let (q_down, dy_down) = (products.right(for_q, Layout::NT, q, n, d), products.right(for_dy, Layout::NT, dy, n, d));
+            let (q, dy) = (products.right(for_q_again, Layout::NN, q, d, n), products.right(for_dy_again, Layout::NN, dy, d, n));
+            let across = n.next_multiple_of(products.kernel.cols);
             for first in (start(top)..top + n).step_by(KEYS) {
-                let keys = KEYS.min(t - first);
-                let rows = base + first..base + first + keys;
-                let (k, v) = (load(k, qkv, rows.clone(), w, h.key(kv), d), load(v, qkv, rows, w, h.value(kv), d));
+                let keys = KEYS.min(top + n - first);
+                let these = base + first..base + first + keys;
                 // the first row that sees the first of some keys, and the keys that the last of some rows sees
                 let sees = |some: Range<usize>| (first + some.start).saturating_sub(top).min(n);
                 let seen = |some: Range<usize>| (top + some.end).saturating_sub(first).min(keys);
                 let some = |some: Range<usize>, cols: Range<usize>| if sees(some) < cols.end { 0..d } else { 0..0 };
-                {
-                    let (k, v) =
-                        (products.left(for_k, Layout::NT, (k, d), keys, d), products.left(for_v, Layout::NT, (v, d), keys, d));
-                    // SAFETY: the tiles are this task's.
-                    unsafe {
-                        products.multiply((Shared::new(p), 0, ROWS), [keys, n], Into::Overwrite, k, q, some);
-                        products.multiply((Shared::new(ds), 0, ROWS), [keys, n], Into::Overwrite, v, dy_across, some);
-                    }
+                let k = products.ready(k, qkv, these.clone(), [w, h.key(kv), d]);
+                let v = products.ready(v, qkv, these, [w, h.value(kv), d]);
+                let (k, k_down) =
+                    (products.left(for_k, Layout::NT, k, keys, d), products.left(for_k_again, Layout::TN, k, d, keys));
+                let v = products.left(for_v, Layout::NT, v, keys, d);
+                // SAFETY: the tiles are this task's.
+                unsafe {
+                    products.multiply((Shared::new(p), 0, ROWS), [0..keys, 0..n], Into::Overwrite, k, q_down, some);
+                    products.multiply((Shared::new(ds), 0, ROWS), [0..keys, 0..n], Into::Overwrite, v, dy_down, some);
                 }
                 let mut end = 0;
                 for (j, (p, ds)) in p.chunks_exact_mut(ROWS).zip(ds.chunks_exact_mut(ROWS)).take(keys).enumerate() {
@@ -114,22 +116,29 @@ fn key_head(
                     while end < n && start(top + end) <= first + j {
                         end += 1;
                     }
-                    gradients(p, ds, sees(j..j + 1).min(end), end, scale, &lses, &deltas);
+                    gradients(p, ds, sees(j..j + 1).min(end), end, scale, &lses, &deltas, products.rounds());
+                    if products.pairs() {
+                        halve(&mut p_halves[j * ROWS..][..ROWS], p);
+                        halve(&mut ds_halves[j * ROWS..][..ROWS], ds);
+                    }
                 }
-                let k = products.right(for_k_again, Layout::NN, (k, d), d, keys);
-                let p = products.left(for_p, Layout::NN, ((&*p).into(), ROWS), keys, n);
-                let ds = Values::from(&*ds);
-                let ds_again = products.left(for_ds_again, Layout::TN, (ds, ROWS), n, keys);
-                let ds = products.left(for_ds, Layout::NN, (ds, ROWS), keys, n);
-                let [dk, dv, dq] = [(first, h.key(kv)), (first, h.value(kv)), (top, head * d)]
-                    .map(|(row, col)| (dqkv, (base + row) * w + col, w));
-                // SAFETY: these rows' columns are this task's (above).
+                let [p, ds]: [Values; 2] =
+                    if products.pairs() { [Values::Bf16(p_halves), Values::Bf16(ds_halves)] } else { [Values::F32(p), Values::F32(ds)] };
+                let (p, ds, ds_down) = (
+                    products.left(for_p, Layout::NN, (p, ROWS), keys, n),
+                    products.left(for_ds, Layout::NN, (ds, ROWS), keys, n),
+                    products.right(for_ds_again, Layout::NN, (ds, ROWS), across, keys),
+                );
+                let [dk, dv] = [h.key(kv), h.value(kv)].map(|col| (dqkv, (base + first) * w + col, w));
+                let into = if first == start(top) { Into::Overwrite } else { Into::Add };
+                // SAFETY: these rows' columns are this task's (above), and so is dq.
                 unsafe {
-                    products.multiply(dv, [keys, d], Into::Add, p, dy, |some, _| sees(some)..n);
-                    products.multiply(dk, [keys, d], Into::Add, ds, q_again, |some, _| sees(some)..n);
-                    products.multiply(dq, [n, d], Into::Add, ds_again, k, |some, _| 0..seen(some));
+                    products.multiply(dv, [0..keys, 0..d], Into::Add, p, dy, |some, _| sees(some)..n);
+                    products.multiply(dk, [0..keys, 0..d], Into::Add, ds, q, |some, _| sees(some)..n);
+                    products.multiply((Shared::new(dq), 0, ROWS), [0..d, 0..across], into, k_down, ds_down, |_, some| 0..seen(some));
                 }
             }
+            turn(dqkv, (base + top) * w + head * d, w, n, dq, ROWS, d);
         }
     });
 }
@@ -140,13 +149,14 @@ wide! {
     }
 
     /// Of one key, for rows from … to: p, the scores, become probabilities, and ds, which holds dp, becomes ds. Both are 0
-    /// where the key may not be seen. All are whole vectors.
-    fn gradients(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, scale: f32, lse: &[f32], delta: &[f32]) {
+    /// where the key may not be seen, and rounded to bf16 if `rounds`. All are whole vectors.
+    fn gradients(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, scale: f32, lse: &[f32], delta: &[f32], rounds: bool) {
         let some = from / LANES * LANES..to.next_multiple_of(LANES);
         let rows = p[some.clone()].iter_mut().zip(&mut ds[some.clone()]).zip(&lse[some.clone()]).zip(&delta[some]);
         for (((p, ds), lse), delta) in rows {
-            *p = exp(p.mul_add(scale, -lse));
-            *ds = *p * (*ds - delta) * scale;
+            let exact = exp(p.mul_add(scale, -lse));
+            let gradient = exact * (*ds - delta) * scale;
+            (*p, *ds) = if rounds { (round_bf16(exact), round_bf16(gradient)) } else { (exact, gradient) };
         }
         for x in [p, ds] {
             x[..from].fill(0.0);

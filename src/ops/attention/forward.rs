@@ -1,29 +1,39 @@
 //! The forward: a task takes some rows of one head and passes over the keys that they may see, tile by tile, with a
-//! running maximum and denominator; keys down and rows across, so that what is done to a row's scores is done to a vector of rows.
+//! running maximum and denominator; keys down and rows across, so that what is done to a row's scores is done to a vector of rows. Strips of
+//! rows take turns at a tile of keys, so that a strip's scores stay in the first-level cache until they are spent.
 //!
 //! ```text
-//! for some keys:      Sᵀ = k qᵀ      m' = max(m, max of Sᵀ/√D)      Pᵀ = e^(Sᵀ/√D − m')
-//!     l = l e^(m − m') + Σ Pᵀ        y = y e^(m − m') + P v
-//! y = y / l           lse = m + ln l
+//! for some keys, for a strip of rows:     Sᵀ = k qᵀ      m' = max(m, max of Sᵀ/√D)      Pᵀ = e^(Sᵀ/√D − m')
+//!     l = l e^(m − m') + Σ Pᵀ             yᵀ = yᵀ e^(m − m') + vᵀ Pᵀ
+//! y = (yᵀ / l)ᵀ       lse = m + ln l
 //! ```
+//! Pᵀ is thus a right operand: the kernel reads it where it lies, or its numbers are packed in the order in which they lie.
 use super::Heads;
-use super::tiles::{Small, takes, with_room};
+use super::tiles::{Small, takes, turn, with_room};
 use crate::device::{Precision, Values, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
-use crate::ops::simd::{LANES, exp, wide};
+use crate::ops::simd::{LANES, exp, fetch, round_bf16, wide};
 use std::ops::Range;
 
-/// Measured (Intel AVX-512, D = 64): query rows of a tile …
-const ROWS: usize = 64;
-/// … and key rows. Both are whole blocks of every kernel, one across and the other down. Pᵀ is just small enough to be read
-/// where it lies.
+/// Structural: rows of a strip, two vectors; whole blocks of every kernel.
+const STRIP: usize = 2 * LANES;
+/// Measured (Intel AVX-512, D = 64): rows of a task …
+const ROWS: usize = 128;
+/// … and keys of a tile, when heads are narrow. They are whole blocks of every kernel too.
 const KEYS: usize = 192;
+
+/// Keys of a tile whose values are few enough to be read where they lie.
+fn keys(h: Heads) -> usize {
+    (KEYS * 64 / h.size / 48 * 48).clamp(48, KEYS)
+}
 
 /// Elements that a task works in.
 pub fn room(h: Heads) -> usize {
-    let packed = [(ROWS, h.size), (KEYS, h.size), (h.size, KEYS), (ROWS, KEYS)];
-    takes(ROWS * h.size) + takes(KEYS * ROWS) + packed.iter().map(|&(rows, k)| takes(gemm::room(rows, k))).sum::<usize>()
+    let (d, keys) = (h.size, keys(h));
+    let tiles = 2 * takes(ROWS * d) + 2 * takes(keys * d) + takes(keys * STRIP);
+    let packed = [(ROWS, d), (keys, d), (d, keys), (STRIP, keys)];
+    tiles + packed.iter().map(|&(rows, k)| takes(gemm::room(rows, k))).sum::<usize>()
 }
 
 pub fn forward(precision: Precision, y: &mut [f32], lse: &mut [f32], qkv: Values, h: Heads, starts: Option<&[u32]>) {
@@ -54,94 +64,107 @@ fn rows_of_head(
 ) {
     let (w, d, n, top) = (h.width(), h.size, rows.len(), rows.start);
     let (kv, scale) = (head / h.group(), h.scale() as f32);
+    let most = keys(h);
     with_room(room(h), |mut room| {
-        let out = &mut room.take(ROWS * d)[..n * d];
-        let s = room.take(KEYS * ROWS);
-        let [for_q, for_k] = [ROWS, KEYS].map(|rows| room.units(rows, d));
-        let (for_v, for_p) = (room.units(d, KEYS), room.units(ROWS, KEYS));
-        let (mut tops, mut totals) = ([f32::NEG_INFINITY; ROWS], [0f32; ROWS]);
-        let q = products.right(for_q, Layout::NT, (qkv.skip((base + top) * w + head * d), w), n, d);
-        let from = rows.clone().map(&start).min().unwrap_or(0);
-        for first in (from..rows.end).step_by(KEYS) {
-            let keys = KEYS.min(rows.end - first);
-            // the first row that sees the first of some keys, and the keys that the last of some rows sees
-            let sees = |some: Range<usize>| (first + some.start).saturating_sub(top).min(n);
-            let seen = |some: Range<usize>| (top + some.end).saturating_sub(first).min(keys);
-            let k = products.left(for_k, Layout::NT, (qkv.skip((base + first) * w + h.key(kv)), w), keys, d);
-            let scored = |some, cols: Range<usize>| if sees(some) < cols.end { 0..d } else { 0..0 };
-            // SAFETY: the tile is this task's.
-            unsafe { products.multiply((Shared::new(s), 0, ROWS), [keys, n], Into::Overwrite, k, q, scored) };
-            let s = &mut s[..keys * ROWS];
-            let mut end = 0;
-            for (j, s) in s.chunks_exact_mut(ROWS).enumerate() {
-                // rows behind this one belong to documents that begin later
-                while end < n && start(top + end) <= first + j {
-                    end += 1;
+        let out = room.take(ROWS * d);
+        let s = room.take(most * STRIP);
+        let (q, [k, v]) = (room.take(ROWS * d), [(); 2].map(|()| room.take(most * d)));
+        let [for_q, for_k] = [ROWS, most].map(|rows| room.units(rows, d));
+        let (for_v, for_p) = (room.units(d, most), room.units(STRIP, most));
+        let (mut tops, mut totals) = ([[f32::NEG_INFINITY; STRIP]; ROWS / STRIP], [[0f32; STRIP]; ROWS / STRIP]);
+        let strips = (0..n).step_by(STRIP).map(|low| low..n.min(low + STRIP));
+        let q = products.ready(q, qkv, base + top..base + top + n, [w, head * d, d]);
+        let q = products.right(for_q, Layout::NT, q, n, d);
+        let from = start(top);
+        for first in (from..rows.end).step_by(most) {
+            let keys = most.min(rows.end - first);
+            let these = base + first..base + first + keys;
+            let k = products.ready(k, qkv, these.clone(), [w, h.key(kv), d]);
+            let v = products.ready(v, qkv, these, [w, h.value(kv), d]);
+            let (k, v) = (products.left(for_k, Layout::NT, k, keys, d), products.left(for_v, Layout::TN, v, d, keys));
+            for (i, (strip, out)) in strips.clone().zip(out.chunks_exact_mut(d * STRIP)).enumerate() {
+                // keys that the last of its rows sees
+                let seen = (top + strip.end).saturating_sub(first).min(keys);
+                if seen == 0 {
+                    continue;
                 }
-                let from = sees(j..j + 1).min(end);
-                s[..from].fill(f32::NEG_INFINITY);
-                s[end..].fill(f32::NEG_INFINITY);
+                let across = strip.len().next_multiple_of(products.kernel.cols);
+                let cols = strip.start..strip.start + across;
+                // SAFETY: the strip is this task's.
+                unsafe { products.multiply((Shared::new(s), 0, STRIP), [0..seen, cols], Into::Overwrite, k, q, |_, _| 0..d) };
+                let s = &mut s[..seen * STRIP];
+                hide(s, top + strip.start..top + strip.end, first, &start);
+                let shrink = soften(s, scale, &mut tops[i], &mut totals[i], products.rounds());
+                let into = if first == from { Into::Overwrite } else { Into::Add };
+                if into == Into::Add {
+                    times(out, &shrink);
+                }
+                let p = products.right(for_p, Layout::NN, (Values::F32(s), STRIP), across, seen);
+                // SAFETY: as above.
+                unsafe { products.multiply((Shared::new(out), 0, STRIP), [0..d, 0..across], into, v, p, |_, _| 0..seen) };
             }
-            let mut shrink = [0f32; ROWS];
-            soften(s, scale, &mut tops, &mut totals, &mut shrink);
-            let into = if first == from { Into::Overwrite } else { Into::Add };
-            if into == Into::Add {
-                out.chunks_exact_mut(d).zip(shrink).for_each(|(out, shrink)| times(out, shrink));
-            }
-            let p = products.left(for_p, Layout::TN, ((&*s).into(), ROWS), n, keys);
-            let v = products.right(for_v, Layout::NN, (qkv.skip((base + first) * w + h.value(kv)), w), d, keys);
-            // SAFETY: as above.
-            unsafe { products.multiply((Shared::new(out), 0, d), [n, d], into, p, v, |some, _| 0..seen(some)) };
         }
-        for (r, out) in out.chunks_exact(d).enumerate() {
-            let row = base + top + r;
-            // SAFETY: these columns of these rows belong to this task alone.
-            let (y, lse) = unsafe { (y.piece((row * h.q + head) * d, d), lse.piece(row * h.q + head, 1)) };
-            divided(y, out, totals[r]);
-            lse[0] = tops[r] + totals[r].ln();
+        for (i, (strip, out)) in strips.zip(out.chunks_exact_mut(d * STRIP)).enumerate() {
+            let row = base + top + strip.start;
+            times(out, &totals[i].map(f32::recip));
+            turn(y, (row * h.q + head) * d, h.q * d, strip.len(), out, STRIP, d);
+            for r in 0..strip.len() {
+                // SAFETY: this column of these rows belongs to this task alone.
+                let lse = unsafe { lse.piece((row + r) * h.q + head, 1) };
+                lse[0] = tops[i][r] + totals[i][r].ln();
+            }
         }
     });
 }
 
+/// −∞ for what these rows may not see: keys behind them, and before their document. The keys of `s` begin with `first`.
+fn hide(s: &mut [f32], rows: Range<usize>, first: usize, start: impl Fn(usize) -> usize) {
+    for (j, s) in s.chunks_exact_mut(STRIP).enumerate().skip(rows.start.saturating_sub(first)) {
+        s[..(first + j - rows.start).min(STRIP)].fill(f32::NEG_INFINITY);
+    }
+    for (r, row) in rows.enumerate() {
+        let before = start(row).saturating_sub(first);
+        s.chunks_exact_mut(STRIP).take(before).for_each(|s| s[r] = f32::NEG_INFINITY);
+    }
+}
+
 wide! {
-    fn times(x: &mut [f32], factor: f32) {
-        x.iter_mut().for_each(|x| *x *= factor);
-    }
-    fn divided(y: &mut [f32], x: &[f32], by: f32) {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = x / by);
-    }
-    /// Scores, keys down and rows across, become e^(s·scale − top); the running maxima and denominators follow, and `shrink` is
-    /// what has become of those before.
-    fn soften(s: &mut [f32], scale: f32, tops: &mut [f32; ROWS], totals: &mut [f32; ROWS], shrink: &mut [f32; ROWS]) {
-        const V: usize = 2 * LANES;
-        for at in (0..ROWS).step_by(V) {
-            let mut highest = [f32::NEG_INFINITY; V];
-            for s in s.chunks_exact(ROWS) {
-                let s: &[f32; V] = s[at..at + V].try_into().expect("V of them");
-                for i in 0..V {
-                    // a NaN is kept: it must reach the loss
-                    highest[i] = if s[i] <= highest[i] { highest[i] } else { s[i] };
-                }
-            }
-            let mut sums = [0f32; V];
-            for i in 0..V {
-                let top = tops[at + i];
-                let highest = highest[i] * scale;
-                let highest = if highest <= top { top } else { highest };
-                shrink[at + i] = if highest == top { 1.0 } else { exp(top - highest) };
-                tops[at + i] = highest;
-                sums[i] = totals[at + i] * shrink[at + i];
-            }
-            // a row that has seen no key yet: its scores are −∞ and become 0
-            let tops: [f32; V] = std::array::from_fn(|i| if tops[at + i] == f32::NEG_INFINITY { 0.0 } else { tops[at + i] });
-            for s in s.chunks_exact_mut(ROWS) {
-                let s: &mut [f32; V] = (&mut s[at..at + V]).try_into().expect("V of them");
-                for i in 0..V {
-                    s[i] = exp(s[i].mul_add(scale, -tops[i]));
-                    sums[i] += s[i];
-                }
-            }
-            totals[at..at + V].copy_from_slice(&sums);
+    /// Each row of x times the factors. The request keeps the compiler from taking rows for lanes.
+    fn times(x: &mut [f32], factors: &[f32; STRIP]) {
+        for x in x.chunks_exact_mut(STRIP) {
+            fetch(x.as_ptr().wrapping_add(STRIP));
+            x.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
         }
+    }
+
+    /// Scores, keys down and rows across, become e^(s·scale − top), rounded to bf16 if `rounds`; the running maxima and denominators
+    /// follow, and what is returned has become of those before.
+    fn soften(s: &mut [f32], scale: f32, tops: &mut [f32; STRIP], totals: &mut [f32; STRIP], rounds: bool) -> [f32; STRIP] {
+        let mut highest = [f32::NEG_INFINITY; STRIP];
+        for s in s.chunks_exact(STRIP) {
+            for i in 0..STRIP {
+                // a NaN is kept: it must reach the loss
+                highest[i] = if s[i] <= highest[i] { highest[i] } else { s[i] };
+            }
+        }
+        let (mut shrink, mut sums) = ([0f32; STRIP], [0f32; STRIP]);
+        for i in 0..STRIP {
+            let highest = highest[i] * scale;
+            let highest = if highest <= tops[i] { tops[i] } else { highest };
+            shrink[i] = if highest == tops[i] { 1.0 } else { exp(tops[i] - highest) };
+            tops[i] = highest;
+            sums[i] = totals[i] * shrink[i];
+        }
+        // a row that has seen no key yet: its scores are −∞ and become 0
+        let tops: [f32; STRIP] = std::array::from_fn(|i| if tops[i] == f32::NEG_INFINITY { 0.0 } else { tops[i] });
+        for s in s.chunks_exact_mut(STRIP) {
+            for i in 0..STRIP {
+                let p = exp(s[i].mul_add(scale, -tops[i]));
+                sums[i] += p;
+                s[i] = if rounds { round_bf16(p) } else { p };
+            }
+        }
+        *totals = sums;
+        shrink
     }
 }

@@ -3,6 +3,8 @@ use super::Heads;
 use crate::device::{Precision, Values};
 use crate::ops::gemm::{self, Blocks, Kernel, Layout, Read, Source, kernels};
 use crate::ops::rows::Shared;
+use crate::ops::simd::{LANES, halve, wide, widen};
+use half::bf16;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -27,7 +29,7 @@ pub fn with_room<R>(len: usize, f: impl FnOnce(Room) -> R) -> R {
 }
 
 /// Structural: what is vectors begins on one.
-const LINE: usize = 16;
+const LINE: usize = LANES;
 
 /// Room to be divided.
 pub struct Room<'a>(&'a mut [f32]);
@@ -51,7 +53,8 @@ impl<'a> Room<'a> {
     }
 }
 
-/// A product of small operands, on the calling thread.
+/// Products of small operands, on the calling thread, whose numbers are as the kernel multiplies them: [`Small::ready`] made them so, or the
+/// op that wrote them.
 #[derive(Clone, Copy)]
 pub struct Small {
     pub precision: Precision,
@@ -62,53 +65,106 @@ impl Small {
     pub fn new(precision: Precision) -> Small {
         Small { precision, kernel: kernels::chosen(precision) }
     }
+    /// Whether the kernel multiplies pairs of bf16; otherwise f32, which may have been rounded.
+    pub fn pairs(self) -> bool {
+        self.kernel.pair == 2
+    }
+    /// Whether what it multiplies in f32 has to be rounded to bf16 first.
+    pub fn rounds(self) -> bool {
+        !self.pairs() && self.precision == Precision::Bf16
+    }
+    /// The columns `column .. column + D` of some of the matrix's rows, `cols` apart, as the kernel multiplies them: where they lie, or, if their
+    /// numbers are not so yet, in `tile`.
+    pub fn ready<'a>(self, tile: &'a mut [f32], matrix: Values<'a>, rows: Range<usize>, [cols, column, d]: [usize; 3]) -> Read<'a> {
+        match matrix.skip(rows.start * cols + column) {
+            x @ Values::F32(_) if self.precision != Precision::Bf16 => (x, cols),
+            x @ Values::Bf16(_) if self.pairs() => (x, cols),
+            Values::F32(x) if self.pairs() => {
+                let tile = halves(tile);
+                lines(tile, d, x, cols, rows.len()).for_each(|(tile, x)| halve(tile, x));
+                (Values::Bf16(tile), d)
+            }
+            Values::F32(x) => {
+                lines(tile, d, x, cols, rows.len()).for_each(|(tile, x)| gemm::round(tile, x));
+                (Values::F32(tile), d)
+            }
+            Values::Bf16(x) => {
+                lines(tile, d, x, cols, rows.len()).for_each(|(tile, x)| widen(tile, x));
+                (Values::F32(tile), d)
+            }
+        }
+    }
     /// a (m, k) as memory has it, or (k, m) for a layout that says so.
     pub fn left<'a>(self, room: &'a mut [u32], layout: Layout, a: Read<'a>, m: usize, k: usize) -> gemm::Left<'a> {
-        let a = Source::of(self.precision, a, layout != Layout::TN);
-        gemm::left(self.kernel, room, &a, 0..m, 0..k)
+        gemm::left(self.kernel, room, &Source::ready(self.kernel, a, layout != Layout::TN), 0..m, 0..k)
     }
     /// b (n, k) for NT, else (k, n).
     pub fn right<'a>(self, room: &'a mut [u32], layout: Layout, b: Read<'a>, n: usize, k: usize) -> gemm::Right<'a> {
-        let b = Source::of(self.precision, b, layout == Layout::NT);
-        gemm::right_lying(self.kernel, room, &b, 0..n, 0..k)
+        gemm::right_lying(self.kernel, room, &Source::ready(self.kernel, b, layout == Layout::NT), 0..n, 0..k)
     }
-    /// c (m, n) = or += a b; `span` as for [`Blocks::multiply`].
+    /// c = or += a b, of these rows and columns, of which c's first element lies at `at` and whose rows lie `row` apart; `span` as for
+    /// [`Blocks::multiply`].
     ///
     /// # Safety
-    /// The part of c, which begins at the element `at` and whose rows lie `row` apart, is the caller's alone.
+    /// This part of c is the caller's alone. Rows and columns begin a whole number of blocks behind the operands' first.
     pub unsafe fn multiply(
         self,
         (c, at, row): (Shared, usize, usize),
-        [m, n]: [usize; 2],
+        [rows, cols]: [Range<usize>; 2],
         into: gemm::Into,
         left: gemm::Left,
         right: gemm::Right,
         span: impl Fn(Range<usize>, Range<usize>) -> Range<usize>,
     ) {
-        let blocks =
-            Blocks { kernel: self.kernel, left, right, c, at, row, first: [0, 0], add: into == gemm::Into::Add, turned: false };
+        let (first, add) = ([rows.start, cols.start], into == gemm::Into::Add);
+        let blocks = Blocks { kernel: self.kernel, left, right, c, at, row, first, add, turned: false };
         // SAFETY: the caller's promise; the operands are as large as they were made.
-        unsafe { blocks.multiply(0..m, 0..n, span) };
+        unsafe { blocks.multiply(rows, cols, span) };
     }
 }
 
-/// Copies the columns `column .. column + D` of some of the matrix's rows, as they are: in it they lie pages apart.
-pub fn load<'a>(tile: &'a mut [f32], matrix: Values, rows: Range<usize>, cols: usize, column: usize, d: usize) -> Values<'a> {
-    fn copy<T: Copy>(tile: &mut [T], matrix: &[T], rows: Range<usize>, cols: usize, column: usize, d: usize) {
-        for (tile, r) in tile.chunks_exact_mut(d).zip(rows) {
-            tile.copy_from_slice(&matrix[r * cols + column..][..d]);
-        }
-    }
-    match matrix {
-        Values::F32(matrix) => {
-            copy(tile, matrix, rows, cols, column, d);
-            Values::F32(tile)
-        }
-        Values::Bf16(matrix) => {
-            // SAFETY: an f32 has room for two numbers in bf16, and both hold any bits.
-            let tile = unsafe { std::slice::from_raw_parts_mut(tile.as_mut_ptr().cast(), 2 * tile.len()) };
-            copy(tile, matrix, rows, cols, column, d);
-            Values::Bf16(tile)
+/// A tile's room, for twice as many numbers in bf16.
+pub fn halves(tile: &mut [f32]) -> &mut [bf16] {
+    // SAFETY: an f32 has room for two numbers in bf16, and both hold any bits.
+    unsafe { std::slice::from_raw_parts_mut(tile.as_mut_ptr().cast(), 2 * tile.len()) }
+}
+
+/// Rows of a tile, d wide, beside those of a matrix, `cols` apart.
+fn lines<'a, T, X>(
+    tile: &'a mut [T],
+    d: usize,
+    x: &'a [X],
+    cols: usize,
+    rows: usize,
+) -> impl Iterator<Item = (&'a mut [T], &'a [X])> {
+    tile.chunks_exact_mut(d).zip(x.chunks(cols).map(move |x| &x[..d])).take(rows)
+}
+
+wide! {
+    /// y (n, d), whose first number lies at `at` and whose rows lie `row` apart, becomes xᵀ: x (d, n or more), rows `line` apart.
+    ///
+    /// Safety is the caller's: y's rows are nobody else's meanwhile.
+    pub fn turn(y: Shared, at: usize, row: usize, n: usize, x: &[f32], line: usize, d: usize) {
+        for c in (0..d).step_by(LINE) {
+            for r in (0..n).step_by(LINE) {
+                let (deep, high) = (LINE.min(d - c), LINE.min(n - r));
+                let place = at + r * row + c;
+                if (deep, high) == (LINE, LINE) {
+                    let from = x[c * line + r..][..(LINE - 1) * line + LINE].as_ptr();
+                    // SAFETY: a square of x, and one of y's, which is the caller's.
+                    unsafe {
+                        y.piece(place, 0);
+                        y.piece(place + (LINE - 1) * row, LINE);
+                        gemm::transpose((y.start(place), row), (from, line));
+                    }
+                    continue;
+                }
+                for i in 0..high {
+                    // SAFETY: the caller's promise.
+                    let to = unsafe { y.piece(place + i * row, deep) };
+                    to.iter_mut().enumerate().for_each(|(j, to)| *to = x[(c + j) * line + r + i]);
+                }
+            }
         }
     }
 }

@@ -38,7 +38,7 @@ mod x86;
 pub use blocks::Blocks;
 pub use kernels::Kernel;
 pub use operands::{Left, Right, left, right, right_lying, room};
-pub use pack::{Numbers, Source};
+pub use pack::{Numbers, Source, transpose};
 pub use tiles::workspace_elements;
 
 use super::simd::{round_bf16, wide};
@@ -85,6 +85,16 @@ impl<'a> Source<'a> {
             (Values::F32(x), Precision::Bf16) => Numbers::Rounding(x),
             (Values::Bf16(x), Precision::Bf16) => Numbers::Bf16(x),
             (Values::Bf16(_), Precision::Fp32 | Precision::Tf32) => panic!("an operand in bf16 of a product in {precision:?}"),
+        };
+        Source { numbers, stride, along_k }
+    }
+
+    /// As this kernel multiplies them: one of f32 as they are, whoever rounded them.
+    pub fn ready(kernel: &Kernel, (x, stride): Read<'a>, along_k: bool) -> Source<'a> {
+        let numbers = match x {
+            Values::F32(x) if kernel.pair == 1 => Numbers::F32(x),
+            Values::F32(x) => Numbers::Rounding(x),
+            Values::Bf16(x) => Numbers::Bf16(x),
         };
         Source { numbers, stride, along_k }
     }

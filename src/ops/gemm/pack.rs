@@ -44,10 +44,13 @@ pub(super) type Square = [[u32; SIDE]; SIDE];
 
 /// A number on its way into a unit.
 pub trait Number: Copy {
+    /// A unit of one is the number as it lies.
+    const WHOLE: bool = false;
     fn whole(self) -> u32;
     fn half(self) -> u16;
 }
 impl Number for f32 {
+    const WHOLE: bool = true;
     #[inline(always)]
     fn whole(self) -> u32 {
         self.to_bits()
@@ -184,8 +187,14 @@ impl Panels {
     /// One unit of one panel.
     #[inline(always)]
     fn line(&mut self, panel: usize, unit: usize) -> &mut [u32] {
+        self.lines(panel, unit..unit + 1)
+    }
+    /// Some units of one panel.
+    #[inline(always)]
+    fn lines(&mut self, panel: usize, units: Range<usize>) -> &mut [u32] {
+        let at = panel * self.stride + units.start * self.width;
         // SAFETY: within the room that `Source::panels` was promised.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(panel * self.stride + unit * self.width), self.width) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), units.len() * self.width) }
     }
 }
 
@@ -263,11 +272,19 @@ fn panels<T: Number>(mut to: Panels, units: Range<usize>, x: &[T], ld: usize, al
         for r in (0..width).step_by(SIDE) {
             for u in units.clone().step_by(SIDE) {
                 let (from, upto) = (u.min(p.depth), (u + SIDE).min(p.depth));
+                if T::WHOLE && r + SIDE <= n && from + SIDE == upto && u + SIDE <= units.end {
+                    let (to, lies) = (&mut to.lines(panel, u..u + SIDE)[r..], &x[(p.row + first + r) * ld + p.k + from..]);
+                    assert!((SIDE - 1) * ld + SIDE <= lies.len(), "{p:?}: past the last row");
+                    // SAFETY: both are squares, of units that are their numbers.
+                    unsafe { transpose((to.as_mut_ptr(), width), (lies.as_ptr().cast(), ld)) };
+                    continue;
+                }
                 for (i, to) in square.iter_mut().enumerate() {
                     let x = if r + i < n { &x[(p.row + first + r + i) * ld + p.k..][from..upto] } else { &[] };
                     line(to, x, 1);
                 }
-                transpose(&mut turned, &square);
+                // SAFETY: both are squares.
+                unsafe { transpose((turned.as_mut_ptr().cast::<u32>(), SIDE), (square.as_ptr().cast(), SIDE)) };
                 for (i, row) in turned.iter().enumerate().take(units.end - u) {
                     *to.line(panel, u + i)[r..].first_chunk_mut().expect("a panel of b is as wide as vectors") = *row;
                 }
@@ -280,7 +297,7 @@ fn panels<T: Number>(mut to: Panels, units: Range<usize>, x: &[T], ld: usize, al
 #[inline(always)]
 fn line<T: Number>(to: &mut [u32], x: &[T], pair: usize) {
     if let (1, Ok(to), Ok(x)) = (pair, <&mut [u32; SIDE]>::try_from(&mut to[..]), <&[T; SIDE]>::try_from(x)) {
-        *to = x.map(T::whole);
+        (0..SIDE).for_each(|i| to[i] = x[i].whole());
         return;
     }
     let whole = x.len() / pair;
@@ -302,7 +319,7 @@ fn line<T: Number>(to: &mut [u32], x: &[T], pair: usize) {
 fn across<T: Number, const W: usize>(to: &mut [u32], a: &[T], b: &[T], pair: usize) {
     if let (true, Ok(to), Ok(a)) = (pair == 1, <&mut [u32; W]>::try_from(&mut *to), <&[T; W]>::try_from(a)) {
         fetch_to_write(to.as_ptr().wrapping_add(UNITS_AHEAD));
-        *to = a.map(T::whole);
+        (0..W).for_each(|i| to[i] = a[i].whole());
         return;
     }
     let n = a.len();
@@ -327,16 +344,25 @@ pub(super) fn square<T: Number>(from: Lying<T>, p: Part, [row, unit]: [usize; 2]
     std::array::from_fn(|i| std::array::from_fn(|j| if of_rows { pair(i, j) } else { pair(j, i) }))
 }
 
+/// to = fromᵀ, squares of numbers of 4 bytes, whose rows lie so many numbers apart.
+///
+/// # Safety
+/// Both are there, and nobody else touches `to` meanwhile.
 #[inline(always)]
-fn transpose(to: &mut Square, from: &Square) {
+pub unsafe fn transpose<T: Copy>(to: (*mut T, usize), from: (*const T, usize)) {
+    const { assert!(size_of::<T>() == 4) };
     #[cfg(target_arch = "x86_64")]
-    if level() >= Level::Avx2 {
-        // SAFETY: the processor has AVX2: `level` asked it.
-        return unsafe { super::x86::transpose(to, from) };
+    match level() {
+        // SAFETY: the caller's promise; the processor has the instructions: `level` asked it.
+        Level::Avx512 => return unsafe { squares::turn((to.0.cast(), to.1), (from.0.cast(), from.1)) },
+        // SAFETY: as above.
+        Level::Avx2 => return unsafe { super::x86::transpose((to.0.cast(), to.1), (from.0.cast(), from.1)) },
+        Level::Portable => {}
     }
     for i in 0..SIDE {
         for j in 0..SIDE {
-            to[i][j] = from[j][i];
+            // SAFETY: as above.
+            unsafe { *to.0.add(i * to.1 + j) = *from.0.add(j * from.1 + i) };
         }
     }
 }

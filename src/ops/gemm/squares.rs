@@ -167,6 +167,24 @@ unsafe fn across<T: Halves>(from: Lying<T>, [r, k]: [usize; 2], [rows, depth]: [
     lines
 }
 
+/// to = fromᵀ, of f32, whose rows lie so many numbers apart.
+///
+/// # Safety
+/// AVX-512; sixteen rows of sixteen numbers in each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub unsafe fn turn(to: (*mut f32, usize), from: (*const f32, usize)) {
+    let mut square: Lines = [_mm512_setzero_si512(); SIDE];
+    for (i, line) in square.iter_mut().enumerate() {
+        // SAFETY: the caller's promise, here and below.
+        *line = unsafe { _mm512_loadu_si512(from.0.add(i * from.1).cast()) };
+    }
+    transpose(&mut square);
+    for (i, line) in square.into_iter().enumerate() {
+        unsafe { _mm512_storeu_si512(to.0.add(i * to.1).cast(), line) };
+    }
+}
+
 /// Pairs of rows, pairs of pairs, then quarters of the vectors.
 #[inline]
 #[target_feature(enable = "avx512f")]

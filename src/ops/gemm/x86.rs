@@ -1,7 +1,6 @@
 //! The vector kernels of x86-64: f32 with AVX2 and AVX-512, pairs of bf16 with AVX-512 BF16; and a transposition.
 use super::avx512;
 use super::micro::{Block, Lanes, kernel};
-use super::pack::Square;
 use std::arch::x86_64::*;
 
 pub struct Avx2;
@@ -126,12 +125,15 @@ fn full(rows: usize, x: &Block) -> bool {
 }
 
 /// to = fromᵀ, in four quarters of 8 × 8: pairs of rows, pairs of pairs, then the halves of the vectors.
+///
+/// # Safety
+/// AVX2; sixteen rows of sixteen numbers in each, so many numbers apart.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn transpose(to: &mut Square, from: &Square) {
+pub unsafe fn transpose(to: (*mut f32, usize), from: (*const f32, usize)) {
     for (i, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
         // SAFETY: eight numbers from the j-th on, of sixteen.
-        let r: [__m256; 8] = std::array::from_fn(|k| unsafe { _mm256_loadu_ps(from[i + k][j..].as_ptr().cast()) });
+        let r: [__m256; 8] = std::array::from_fn(|k| unsafe { _mm256_loadu_ps(from.0.add((i + k) * from.1 + j)) });
         let pairs: [__m256; 8] = std::array::from_fn(|k| {
             let (a, b) = (r[k / 2 * 2], r[k / 2 * 2 + 1]);
             if k % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) }
@@ -144,7 +146,7 @@ pub fn transpose(to: &mut Square, from: &Square) {
             let (a, b) = (fours[k % 4], fours[k % 4 + 4]);
             let row = if k < 4 { _mm256_permute2f128_ps::<0x20>(a, b) } else { _mm256_permute2f128_ps::<0x31>(a, b) };
             // SAFETY: as above.
-            unsafe { _mm256_storeu_ps(to[j + k][i..].as_mut_ptr().cast(), row) };
+            unsafe { _mm256_storeu_ps(to.0.add((j + k) * to.1 + i), row) };
         }
     }
 }
