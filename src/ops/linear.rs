@@ -8,7 +8,7 @@
 //! ```
 //! On the CPU x, y and dy may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its
 //! gradient summed up, within a product, where cuBLASLt has an algorithm for that.
-use super::gemm::{self, Into, Layout};
+use super::gemm::{self, Beside, Into, Layout};
 use super::rows::{PIECE, column_sums, in_f32, or_empty, pieces};
 use super::simd::{add_to, halve};
 use crate::device::cuda::{Cuda, Finish, Grid, Operand, Product, STRIPS};
@@ -35,6 +35,7 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
                         add_to(y, &residual[row * o + col..][..y.len()]);
                     }
                 };
+                let finish = Beside(residual, o, finish);
                 gemm::finished(d.precision, Layout::NT, [n, o, c], Into::Overwrite, (y, o), (x, c), (w, c), finish, &mut []);
             });
         }),

@@ -20,7 +20,7 @@
 //! and dinner lie in bf16, rounded once their f32 has been used. On the GPU `inner` is what the library keeps, in the activations' own
 //! type: the sum with the bias, before GELU, so that either side may be fused without the other. Its GELU is the tanh form, as ours.
 use super::activation::{self, Activation};
-use super::gemm::{self, Into, Layout};
+use super::gemm::{self, Beside, Into, Layout};
 use super::linear;
 use super::rows::{SharedValues, in_f32, or_empty};
 use super::simd::add_to;
@@ -164,7 +164,7 @@ fn backward_on_cpu(
                 // SAFETY: each part of a row is seen once, by one task.
                 unsafe { act.fill(at, len, slope) };
             };
-            let size = [n, f, c];
+            let (size, finish) = ([n, f, c], Beside(inner, f, finish));
             gemm::finished(d.precision, Layout::NN, size, Into::Overwrite, (dinner, f), (dy, c), (w, f), finish, db.f32());
         });
     }

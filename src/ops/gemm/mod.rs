@@ -41,8 +41,9 @@ pub use operands::{Left, Right, left, right, right_lying, room};
 pub use pack::{Numbers, Source, transpose};
 pub use tiles::workspace_elements;
 
-use super::simd::{round_bf16, wide};
+use super::simd::{LANES, fetch_soon, round_bf16, wide};
 use crate::device::{Precision, Values, ValuesMut};
+use std::ops::Range;
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,11 +103,44 @@ impl<'a> Source<'a> {
 
 /// c = a·b or c += a·b, on all threads at hand; inside a task, on this one.
 pub fn product(precision: Precision, layout: Layout, size: [usize; 3], into: Into, c: Write, a: Read, b: Read) {
-    finished(precision, layout, size, into, c, a, b, |_, _, _| (), &mut []);
+    finished(precision, layout, size, into, c, a, b, (), &mut []);
 }
 
-/// As [`product`]; when a part of a row of c is complete, `finish(row, first column, part)` may change it, while it is in
-/// cache: for what follows the product, such as a bias. Then sums += Σ_rows c, before c is rounded; no `sums`, none are made. Not for NT.
+/// What follows a product, such as a bias, while a part of c is in cache: `finish(row, first column, part of that row)` sees each once.
+pub trait Finisher: Sync {
+    fn part(&self, row: usize, col: usize, part: &mut [f32]);
+    /// Some of c are about to be summed: what [`Finisher::part`] will read for them may be asked for.
+    fn ahead(&self, _rows: Range<usize>, _cols: Range<usize>) {}
+}
+
+impl<F: Fn(usize, usize, &mut [f32]) + Sync> Finisher for F {
+    fn part(&self, row: usize, col: usize, part: &mut [f32]) {
+        self(row, col, part);
+    }
+}
+
+/// Nothing follows.
+impl Finisher for () {
+    fn part(&self, _: usize, _: usize, _: &mut [f32]) {}
+}
+
+/// A [`Finisher`] that reads a matrix as large as c, or an empty one, rows `.1` numbers apart: memory brings it while the product is summed.
+pub struct Beside<'a, F>(pub &'a [f32], pub usize, pub F);
+
+impl<F: Fn(usize, usize, &mut [f32]) + Sync> Finisher for Beside<'_, F> {
+    fn part(&self, row: usize, col: usize, part: &mut [f32]) {
+        self.2(row, col, part);
+    }
+    fn ahead(&self, rows: Range<usize>, cols: Range<usize>) {
+        let Beside(x, stride, _) = self;
+        for row in rows.take(if x.is_empty() { 0 } else { usize::MAX }) {
+            cols.clone().step_by(LANES).for_each(|col| fetch_soon(x.as_ptr().wrapping_add(row * stride + col)));
+        }
+    }
+}
+
+/// As [`product`]; `finish` may change what is complete of c. Then sums += Σ_rows c, before c is rounded; no `sums`, none are made. Not
+/// for NT.
 pub fn finished(
     precision: Precision,
     layout: Layout,
@@ -115,7 +149,7 @@ pub fn finished(
     c: Write,
     a: Read,
     b: Read,
-    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    finish: impl Finisher,
     sums: &mut [f32],
 ) {
     if layout == Layout::NT && size[0] <= thin::ROWS {
@@ -136,7 +170,7 @@ pub fn with(
     c: Write,
     a: Read,
     b: Read,
-    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    finish: impl Finisher,
     sums: &mut [f32],
 ) {
     check(layout, size, &c, a, b);

@@ -4,7 +4,7 @@
 //! ```text
 //! c (m, n) = a (m, k) · b (n, k)ᵀ      m ≤ 4: element by element, c_ij = a_i · b_j
 //! ```
-use super::{Into, Numbers, Source, Write, round};
+use super::{Finisher, Into, Numbers, Source, Write, round};
 use crate::device::threads;
 use crate::ops::rows::SharedValues;
 use crate::ops::simd::{LANES, add_to, dot, fetch_soon, fold, from_bf16, round_bf16, wide};
@@ -24,7 +24,7 @@ pub fn multiply(
     (c, row): Write,
     a: Source,
     b: Source,
-    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    finish: impl Finisher,
 ) {
     let c = SharedValues::new(c);
     let step = (AT_ONCE / k.max(1)).max(1);
@@ -69,7 +69,7 @@ pub fn multiply(
                         } else {
                             c.copy_from_slice(found)
                         }
-                        finish(i, first + at, c);
+                        finish.part(i, first + at, c);
                     });
                 }
             }

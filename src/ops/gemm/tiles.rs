@@ -10,7 +10,7 @@
 use super::blocks::Blocks;
 use super::operands::{Left, Right, each, left, left_room, lies_ready, right, right_room};
 use super::pack::Source;
-use super::{Into, Kernel, Write, evenly, kernels};
+use super::{Finisher, Into, Kernel, Write, evenly, kernels};
 use crate::device::{Memory, threads};
 use crate::ops::rows::{Shared, SharedValues};
 use crate::ops::simd::{add_to, halve};
@@ -46,7 +46,7 @@ fn tile_elements(kernel: &Kernel) -> usize {
 /// Measured (Intel AVX-512): where b has so many more columns than a has rows, packing b is what takes the time.
 const WIDER: usize = 4;
 
-/// c = a·b or c += a·b. `finish(row, first column, part of a row)` sees each part of c once it is complete; then sums += Σ_rows c,
+/// c = a·b or c += a·b. `finish` sees each part of c once it is complete; then sums += Σ_rows c,
 /// by tiles in the order of their rows.
 ///
 /// A c in bf16 is summed in a corner of f32, tile by tile: a slab is then as deep as k, however narrow.
@@ -60,7 +60,7 @@ pub fn multiply(
     c: Write,
     a: Source,
     b: Source,
-    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    finish: impl Finisher,
     sums: &mut [f32],
 ) {
     if !kernel.of_tiles() && a.along_k && b.along_k && m * WIDER <= n && lies_ready(kernel, &b, n, k) {
@@ -79,7 +79,7 @@ fn parts(
     a: Source,
     b: Source,
     turned: bool,
-    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    finish: impl Finisher,
     sums: &mut [f32],
 ) {
     assert!(k > 0, "{m} × {n}: a sum of nothing");
@@ -130,7 +130,7 @@ fn parts(
                     let last = depth.end == k;
                     slabs.tiles(rows.clone(), cols.clone(), |tile, at| {
                         let ended = |i: usize, col: usize, part: &mut [f32]| {
-                            finish(i, col, part);
+                            finish.part(i, col, part);
                             if sums_of_slab > 0 {
                                 let row = rows.start / high * sums_of_slab + tile;
                                 // SAFETY: of these columns this row of sums is that of this task's tile alone.
@@ -138,7 +138,7 @@ fn parts(
                             }
                         };
                         // SAFETY: tiles share no element of c, and begin with whole blocks.
-                        unsafe { slabs.tile(at, last.then_some(ended)) };
+                        unsafe { slabs.tile(at, last.then_some((|rows, cols| finish.ahead(rows, cols), ended))) };
                     });
                 }
             }
@@ -183,19 +183,30 @@ impl Slabs<'_> {
         });
     }
 
-    /// A tile of these rows and columns. Where its sums are complete, `ended(row, first column, part of c)` sees each of c's rows.
+    /// A tile of these rows and columns. Where its sums are to be complete, `ahead(rows, columns)` hears of each block of c before, and
+    /// `ended(row, first column, part of c)` sees each of c's rows after.
     ///
     /// # Safety
     /// As [`Blocks::multiply`].
-    unsafe fn tile(&self, [rows, cols]: [Range<usize>; 2], ended: Option<impl Fn(usize, usize, &mut [f32])>) {
+    unsafe fn tile(
+        &self,
+        [rows, cols]: [Range<usize>; 2],
+        complete: Option<(impl Fn(Range<usize>, Range<usize>), impl Fn(usize, usize, &mut [f32]))>,
+    ) {
         let Slabs { kernel, left, right, depth, add, turned, .. } = *self;
         let (down, across) = if turned { (cols.clone(), rows.clone()) } else { (rows.clone(), cols.clone()) };
         let place = |i: usize| i * self.row + across.start;
+        let (ahead, ended) = complete.unzip();
+        let whole = |rows: Range<usize>, cols: Range<usize>| {
+            let (rows, cols) = if turned { (cols, rows) } else { (rows, cols) };
+            ahead.iter().for_each(|ahead| ahead(rows.clone(), cols.clone()));
+            0..depth
+        };
         match self.c {
             SharedValues::F32(c) => {
                 let blocks = Blocks { kernel, left, right, c, at: 0, row: self.row, first: [0, 0], add, turned };
                 // SAFETY: the caller's promise.
-                unsafe { blocks.multiply(rows, cols, |_, _| 0..depth) };
+                unsafe { blocks.multiply(rows, cols, whole) };
                 if let Some(ended) = ended {
                     // SAFETY: as above.
                     down.for_each(|i| ended(i, across.start, unsafe { c.piece(place(i), across.len()) }));
@@ -206,7 +217,7 @@ impl Slabs<'_> {
                 let (row, first) = (across.len().next_multiple_of(LINE), [rows.start, cols.start]);
                 let blocks = Blocks { kernel, left, right, c: Shared::new(corner), at: 0, row, first, add, turned };
                 // SAFETY: the corner is this thread's; a tile of any kernel fits.
-                unsafe { blocks.multiply(rows, cols, |_, _| 0..depth) };
+                unsafe { blocks.multiply(rows, cols, whole) };
                 let ended = ended.expect("a product in bf16 is complete at once");
                 for (i, part) in down.zip(corner.chunks_exact_mut(row)) {
                     let part = &mut part[..across.len()];
