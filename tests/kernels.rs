@@ -26,23 +26,27 @@ fn starts(h: Heads) -> Vec<u32> {
     (0..2 * h.seq as u32).map(|n| n % h.seq as u32 / 50 * 50).collect()
 }
 
-fn both(dev: &Device, [y, lse, dqkv, qkv, dy]: [Tensor; 5], h: Heads) -> Vec<Tensor> {
+/// Sums are added to what is there.
+fn both(dev: &Device, [y, lse, dqkv, sums, qkv, dy]: [Tensor; 6], h: Heads) -> Vec<Tensor> {
+    dev.write(sums, &vec![1.0; sums.len()]);
     attention::forward(dev, y, lse, qkv, h, Some(&starts(h)));
-    attention::backward(dev, dqkv, dy, y, lse, qkv, h, Some(&starts(h)));
-    vec![y, lse, dqkv]
+    let left = attention::backward(dev, dqkv, Some(sums), dy, y, lse, qkv, h, Some(&starts(h)));
+    assert!(left.is_none(), "sums are left to do");
+    vec![y, lse, dqkv, sums]
 }
 
-/// Where q, k and v lie in f32, or in bf16 as the forward of a GPT-2 leaves them.
-fn cpu(h: Heads, precision: Precision, in_bf16: bool, qkv: &[f32], dy: &[f32]) -> Vec<f64> {
+/// Where qkv and its gradient lie in f32, or in bf16 as with a GPT-2.
+fn cpu(h: Heads, precision: Precision, in_bf16: bool, qkv: &[f32], dy: &[f32]) -> Vec<Vec<f32>> {
     let (n, mut plan) = (2 * h.seq, Plan::with_halves(in_bf16));
-    let lies = plan.operand(Kind::Activations, n, h.width());
+    let [qkv_at, dqkv] = [(); 2].map(|()| plan.operand(Kind::Activations, n, h.width()));
     let mut m = |cols| plan.matrix(Kind::Activations, n, cols);
-    let all = [m(h.q * h.size), m(h.q), m(h.width()), lies, m(h.q * h.size)];
+    let [y, lse, dy_at] = [m(h.q * h.size), m(h.q), m(h.q * h.size)];
+    let all = [y, lse, dqkv, plan.vector(Kind::Activations, h.width()), qkv_at, dy_at];
     let dev = Device::cpu(&plan, 2, &[], precision).unwrap();
     all[..3].iter().for_each(|t| dev.write(*t, &vec![f32::NAN; t.len()]));
-    dev.write(lies, qkv);
-    dev.write(all[4], dy);
-    dev.install(|| both(&dev, all, h)).iter().flat_map(|t| dev.read(*t)).map(f64::from).collect()
+    dev.write(qkv_at, qkv);
+    dev.write(dy_at, dy);
+    dev.install(|| both(&dev, all, h)).iter().map(|t| dev.read(*t)).collect()
 }
 
 #[test]
@@ -58,17 +62,18 @@ fn agree_on_attention() {
             let mut some = |n: usize| (0..n).map(|_| (numbers.integer(257) as f32 - 128.0) / 64.0).collect::<Vec<_>>();
             let (n, mut b) = (2 * h.seq, Bench::default());
             let (qkv, dy) = (some(n * h.width()), some(n * h.q * h.size));
-            let all = [b.output(n, h.q * h.size), b.output(n, h.q), b.output(n, h.width())];
-            let all = [all[0], all[1], all[2], b.filled(n, h.width(), qkv.clone()), b.filled(n, h.q * h.size, dy.clone())];
+            let [y, lse, dqkv] = [b.output(n, h.q * h.size), b.output(n, h.q), b.output(n, h.width())];
+            let all = [y, lse, dqkv, b.output(1, h.width()), b.filled(n, h.width(), qkv.clone()), b.filled(n, dy.len() / n, dy.clone())];
             let reference = b.reference();
-            let expected: Vec<f64> = both(&reference, all, h).iter().flat_map(|t| exact(&reference, *t)).collect();
-            let found = cpu(h, precision, in_bf16, &qkv, &dy);
-            let size = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
-            // eight bits of mantissa of p and ds, and sums of a few roundings
-            let allowed = if precision == Precision::Fp32 { 2e-6 } else { 1.0 / 256.0 } * size;
-            for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
-                let what = format!("{} in {precision:?}, {h:?}, in bf16 {in_bf16}", kernel.name);
-                assert!((expected - found).abs() <= allowed, "{what}: element {i} is {found}, not {expected}");
+            let expected: Vec<Vec<f64>> = both(&reference, all, h).iter().map(|t| exact(&reference, *t)).collect();
+            for (t, (expected, found)) in expected.iter().zip(cpu(h, precision, in_bf16, &qkv, &dy)).enumerate() {
+                let size = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
+                // eight bits of mantissa of p and ds, and sums of a few roundings
+                let allowed = if precision == Precision::Fp32 { 2e-6 } else { 1.0 / 256.0 } * size;
+                for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                    let what = format!("{} in {precision:?}, {h:?}, in bf16 {in_bf16}, output {t}", kernel.name);
+                    assert!((expected - f64::from(*found)).abs() <= allowed, "{what}: element {i} is {found}, not {expected}");
+                }
             }
         }
     }

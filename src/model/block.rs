@@ -153,7 +153,7 @@ impl Saved {
 }
 
 /// Gradients in flight; one set serves every block. Those of attention and those of the MLP lie in the same place. That of a
-/// nonlinearity of one number is read by products alone.
+/// nonlinearity of one number is read by products alone, and so is that of qkv where nothing comes between.
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
     pub n: Tensor,
@@ -173,7 +173,7 @@ impl Flight {
             true => (p.operand(kind, s.up.rows, s.up.cols), None),
             false => (f32s(p, s.up), Some(f32s(p, s.act))),
         };
-        let of_attention = |p: &mut Plan| (f32s(p, s.qkv), s.raw.map(|[raw, _]| f32s(p, raw)), f32s(p, s.att));
+        let of_attention = |p: &mut Plan| (p.like(kind, s.qkv), s.raw.map(|[raw, _]| f32s(p, raw)), f32s(p, s.att));
         let (_, (up, act), (qkv, raw, att)) = p.in_turn(kind, of_mlp, of_attention);
         Flight { n, qkv, raw, att, up, act }
     }
@@ -229,7 +229,10 @@ pub fn backward(
     norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma);
 
     linear::backward(dev, f.att, g.out, g.out_bias, d, s.att, w.out, into);
-    attention::backward(dev, f.qkv, f.att, s.att, s.lse, s.qkv, k.heads, rows.starts);
+    // what lies between attention and the product changes the sums
+    let untouched = k.angles.is_none() && s.raw.is_none();
+    let (sums, later) = if untouched { (g.qkv_bias, None) } else { (None, g.qkv_bias) };
+    let left = attention::backward(dev, f.qkv, sums, f.att, s.att, s.lse, s.qkv, k.heads, rows.starts).or(later);
     if let Some(angles) = k.angles {
         rope::backward(dev, f.qkv, angles, k.heads, rows.positions);
     }
@@ -238,6 +241,6 @@ pub fn backward(
         qk_norm::backward(dev, draw, dq, dk, f.qkv, raw, stats, gamma_q, gamma_k, k.heads);
         dqkv = draw;
     }
-    linear::backward(dev, f.n, g.qkv, g.qkv_bias, dqkv, s.n1, w.qkv, into);
+    linear::backward(dev, f.n, g.qkv, left, dqkv, s.n1, w.qkv, into);
     norm::backward(dev, k.norm, d, g.norm1.gamma, g.norm1.beta, f.n, x, s.n1_stats, w.norm1.gamma);
 }

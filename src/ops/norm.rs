@@ -143,6 +143,7 @@ fn sums<const N: usize, const R: usize>(len: usize, rows: [*const f32; R], f: im
     let whole = len - len % LANES;
     for first in (0..whole).step_by(LANES) {
         rows.iter().for_each(|row| fetch(row.wrapping_add(len + first)));
+        #[allow(clippy::needless_range_loop)] // the compiler makes vectors of this form, and not of a closure
         for lane in 0..LANES {
             let x = f(first + lane);
             (0..N).for_each(|n| lanes[n][lane] += x[n]);

@@ -126,6 +126,18 @@ pub fn ordered_sums_of_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: 
     });
 }
 
+/// out += Σ of n rows as long as `out`, in order; `f` adds to them, part by part, where all is zero.
+pub fn ordered_sum_of_parts(out: &mut [f32], n: usize, f: impl FnOnce(Shared)) {
+    let len = out.len();
+    ROWS.with_borrow_mut(|rows| {
+        rows.resize((n * len).max(rows.len()), 0.0);
+        let rows = &mut rows[..n * len];
+        rows.fill(0.0);
+        f(Shared::new(rows));
+        rows.chunks_exact(len.max(1)).for_each(|row| add_to(out, row));
+    });
+}
+
 /// out += Σ f(row) for row < n, by parts of rows: `f(row, sums)` adds a row to the sums of its part. A part's sums are added up
 /// by one task in the order of the rows, the parts in theirs.
 pub fn sums_over_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: impl Fn(usize, [&mut [f32]; O]) + Sync) {
@@ -147,7 +159,7 @@ pub fn or_empty(t: Option<Tensor>) -> Tensor {
 }
 
 /// Rows whose column sums are kept in one f32 accumulator before they join the total: sums of many rows lose fewer bits.
-const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 
 /// out[c] += Σ_rows f: the caller's `f(rows, columns, sums)` adds a block of rows to the sums of some columns. Each
 /// column is summed by one task in the order of the rows.

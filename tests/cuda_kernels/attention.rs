@@ -107,7 +107,7 @@ impl Case {
         let (tqkv, tdy) = (answers.put(n, w, qkv), answers.put(n, q * size, dy));
         let dev = answers.device();
         attention::forward(&dev, y, lse, tqkv, h, Some(starts));
-        attention::backward(&dev, dqkv, tdy, y, lse, tqkv, h, Some(starts));
+        attention::backward(&dev, dqkv, None, tdy, y, lse, tqkv, h, Some(starts));
         assert_vectors(&format!("{what}: y"), &sim.floats(&got[0]), &dev.read(y), size);
         assert_within(&format!("{what}: lse"), &got[1].to_vec::<f32>(), &dev.read(lse), 1e-6, 2e-6);
         // the definition above is the op's own, but for y

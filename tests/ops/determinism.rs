@@ -49,7 +49,7 @@ fn of_attention() {
         let starts = starts(n, h.seq);
         repeat(&b, precision, &[y, lse, dqkv], true, |dev| {
             attention::forward(dev, y, lse, qkv, h, Some(&starts));
-            attention::backward(dev, dqkv, dy, y, lse, qkv, h, Some(&starts));
+            attention::backward(dev, dqkv, None, dy, y, lse, qkv, h, Some(&starts));
             0.0
         });
     }

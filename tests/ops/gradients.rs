@@ -150,7 +150,7 @@ fn of_attention() {
                 against(&dev, y, &c)
             };
             value();
-            attention::backward(&dev, dqkv, dy, y, lse, qkv, h, starts.as_deref());
+            attention::backward(&dev, dqkv, None, dy, y, lse, qkv, h, starts.as_deref());
             differentiate(&format!("{h:?}"), &dev, qkv, &exact(&dev, dqkv), value);
         }
     }

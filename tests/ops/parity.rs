@@ -240,7 +240,7 @@ fn of_attention() {
         for starts in [None, Some(starts(n, h.seq))] {
             b.agree(&format!("attention {h:?}"), &[y, lse, dqkv], 1e-5, |dev| {
                 attention::forward(dev, y, lse, qkv, h, starts.as_deref());
-                attention::backward(dev, dqkv, dy, y, lse, qkv, h, starts.as_deref());
+                attention::backward(dev, dqkv, None, dy, y, lse, qkv, h, starts.as_deref());
             });
         }
     }
@@ -266,10 +266,10 @@ fn of_attention_in_bf16_within_its_rounding() {
                 }
             }
             attention::decode(dev, step, last, cache[0], cache[1], h.seq, h);
-            attention::backward(dev, dqkv, dy, y, lse, qkv, h, None);
+            attention::backward(dev, dqkv, None, dy, y, lse, qkv, h, None);
             let whole = [y, lse, dqkv, step].map(|t| dev.read(t));
             attention::forward(dev, y, lse, qkv, h, Some(&starts));
-            attention::backward(dev, dqkv, dy, y, lse, qkv, h, Some(&starts));
+            attention::backward(dev, dqkv, None, dy, y, lse, qkv, h, Some(&starts));
             [whole, [y, lse, dqkv, step].map(|t| dev.read(t))].concat().concat()
         };
         let (reference, bf16, fp32) = (b.reference(), b.cpu(2, Precision::Bf16), b.cpu(2, Precision::Fp32));

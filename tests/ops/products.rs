@@ -36,7 +36,7 @@ fn hold(kernel: &Kernel, precision: Precision, layout: Layout, size: [usize; 3],
     let mut exact = dense(&c, (m, n), ldc, Precision::Fp32);
     let (dense_a, dense_b) = (dense(&a, shape_a, lda, precision), dense(&b, shape_b, ldb, precision));
     gemm::reference(layout, size, into, &mut exact, &dense_a, &dense_b);
-    let twice = |_, _, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
+    let twice = |_: usize, _: usize, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
     let what = format!("{} {precision:?} {layout:?} {size:?} {into:?} gap {gap}", kernel.name);
     let before = c.clone();
     let mut sums = vec![1.0; if layout == Layout::NT { 0 } else { n }];
@@ -105,7 +105,7 @@ fn products_of_few_rows_agree_with_f64() {
             let mut exact = dense(&c, (m, n), n + 2, Precision::Fp32);
             let (left, right) = (dense(&a, (m, k), k + 3, precision), dense(&b, (n, k), k + 1, precision));
             gemm::reference(Layout::NT, [m, n, k], into, &mut exact, &left, &right);
-            let twice = |_, _, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
+            let twice = |_: usize, _: usize, part: &mut [f32]| part.iter_mut().for_each(|x| *x *= 2.0);
             let halves = [&a, &b].map(|x| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
             // from f32, and where the precision allows it from what was rounded beforehand: the same bits
             let (mut again, half) = (c.clone(), precision == Precision::Bf16);
@@ -219,7 +219,7 @@ fn not_a_number_stays_one() {
                 ((&mut c[..]).into(), 2),
                 a,
                 b,
-                |_, _, _| (),
+                (),
                 &mut [],
             );
             let found: Vec<bool> = c.iter().map(|c| c.is_nan()).collect();
@@ -236,7 +236,7 @@ fn the_number_of_threads_does_not_show() {
         let run = |threads| {
             let (mut c, mut sums) = (vec![0.0; 300 * 410], vec![0.0; 410]);
             Threads::new(threads, &[]).unwrap().install(|| {
-                let (size, into, finish) = ([300, 410, 200], Into::Overwrite, |_, _, _: &mut [f32]| ());
+                let (size, into, finish) = ([300, 410, 200], Into::Overwrite, ());
                 let (a, b, across) = ((F32(&a), 200), (F32(&b), 200), (F32(&b), 410));
                 gemm::with(kernel, precision, Layout::NN, size, into, ((&mut c[..]).into(), 410), a, across, finish, &mut sums);
                 gemm::with(kernel, precision, Layout::NT, size, into, ((&mut c[..]).into(), 410), a, b, finish, &mut []);

@@ -79,7 +79,7 @@ fn measure(h: Heads, sequences: usize, precision: Precision, threads: usize) -> 
     [qkv, dy].iter().for_each(|t| dev.write(*t, &numbers(*t)));
     let pass = || {
         attention::forward(&dev, y, lse, qkv, h, None);
-        attention::backward(&dev, dqkv, dy, y, lse, qkv, h, None);
+        attention::backward(&dev, dqkv, None, dy, y, lse, qkv, h, None);
     };
     dev.install(pass);
     let once: f64 = tallied(&dev, true, pass).0.iter().map(|row| row.time.as_secs_f64()).sum();

@@ -223,7 +223,7 @@ fn attention_of(h: Heads, all: &mut Vec<Case>) {
         let name = format!("attention {}{}", h.seq, if documents { " with documents" } else { "" });
         let case = b.case(&name, &[y, lse, dqkv], 1e-5, move |dev| {
             attention::forward(dev, y, lse, qkv, h, starts.as_deref());
-            attention::backward(dev, dqkv, dy, y, lse, qkv, h, starts.as_deref());
+            attention::backward(dev, dqkv, None, dy, y, lse, qkv, h, starts.as_deref());
         });
         all.push(Case { rounds: true, ..case });
     }

@@ -8,10 +8,11 @@
 //! ```
 use super::Heads;
 use super::tiles::{Small, halves, takes, turn, with_room};
-use crate::device::{Precision, Values, threads};
+use crate::device::{Precision, Values, ValuesMut, threads};
 use crate::ops::gemm::{self, Into, Layout};
-use crate::ops::rows::Shared;
-use crate::ops::simd::{LANES, dot, exp, halve, round_bf16, wide};
+use crate::ops::rows::{BLOCK, Shared, SharedValues, ordered_sum_of_parts};
+use crate::ops::simd::{LANES, add_to, dot, exp, halve, round_bf16, to_bf16, wide};
+use half::bf16;
 use std::ops::Range;
 
 /// Measured (Intel AVX-512, D = 64): query rows of a tile …
@@ -22,7 +23,7 @@ const KEYS: usize = 96;
 /// Elements that a task works in.
 pub fn room(h: Heads) -> usize {
     let d = h.size;
-    let tiles = 2 * takes(KEYS * d) + 3 * takes(ROWS * d) + 3 * takes(KEYS * ROWS);
+    let tiles = 2 * takes(KEYS * d) + 4 * takes(ROWS * d) + 3 * takes(KEYS * ROWS) + 2 * takes(h.seq * d) + takes(d);
     let of_keys = 2 * takes(gemm::room(KEYS, d)) + takes(gemm::room(d, KEYS));
     let of_rows = 2 * takes(gemm::room(ROWS, d)) + 2 * takes(gemm::room(d, ROWS));
     tiles + of_keys + of_rows + 2 * takes(gemm::room(KEYS, ROWS)) + takes(gemm::room(ROWS, KEYS))
@@ -30,7 +31,8 @@ pub fn room(h: Heads) -> usize {
 
 pub fn backward(
     precision: Precision,
-    dqkv: &mut [f32],
+    dqkv: ValuesMut,
+    sums: &mut [f32],
     dy: &[f32],
     y: &[f32],
     lse: &[f32],
@@ -38,40 +40,83 @@ pub fn backward(
     h: Heads,
     starts: Option<&[u32]>,
 ) {
-    let sequences = qkv.len() / h.width() / h.seq;
-    let dqkv = Shared::new(dqkv);
+    let (sequences, summed) = (qkv.len() / h.width() / h.seq, sums.len());
+    let dqkv = SharedValues::new(dqkv);
     let products = Small::new(precision);
-    threads::each(sequences * h.kv, |task| {
-        let (base, kv) = (task / h.kv * h.seq, task % h.kv);
-        let start = |i: usize| starts.map_or(0, |s| s[base + i] as usize);
-        key_head(products, dqkv, dy, y, lse, qkv, h, base, kv, start);
+    ordered_sum_of_parts(sums, sequences, |sums| {
+        threads::each(sequences * h.kv, |task| {
+            let (sequence, kv) = (task / h.kv, task % h.kv);
+            let start = |i: usize| starts.map_or(0, |s| s[sequence * h.seq + i] as usize);
+            let to = Gradients { dqkv, sums, summed, sequence, h };
+            key_head(products, &to, dy, y, lse, qkv, kv, start);
+        });
     });
+}
+
+/// Where a sequence's gradients go, and the sums of their columns.
+struct Gradients<'a> {
+    dqkv: SharedValues<'a>,
+    sums: Shared<'a>,
+    /// Columns that are summed: all, or none.
+    summed: usize,
+    sequence: usize,
+    h: Heads,
+}
+
+impl Gradients<'_> {
+    /// Some positions' gradients of the head whose first column this is, row after row; `some` has room for a row.
+    ///
+    /// # Safety
+    /// The sequence's rows of these columns, and their sums, are nobody else's meanwhile.
+    unsafe fn take(&self, rows: &[f32], first: usize, column: usize, some: &mut [f32]) {
+        let d = self.h.size;
+        for (i, rows) in rows.chunks(BLOCK * d).enumerate() {
+            let at = (self.sequence * self.h.seq + first + i * BLOCK) * self.h.width() + column;
+            some.fill(0.0);
+            match self.dqkv {
+                SharedValues::F32(to) => copied(to, at, self.h.width(), rows, some),
+                SharedValues::Bf16(to) => halved(to, at, self.h.width(), rows, some),
+            }
+            if self.summed > 0 {
+                // SAFETY: the caller's promise.
+                add_to(unsafe { self.sums.piece(self.sequence * self.summed + column, d) }, some);
+            }
+        }
+    }
+}
+
+/// Rows of `to`, `stride` apart, become what `number` makes of these, which are added to `sums` and as long as those.
+#[inline(always)]
+fn rows_to<T>(to: Shared<T>, at: usize, stride: usize, rows: &[f32], sums: &mut [f32], number: impl Fn(f32) -> T) {
+    for (r, row) in rows.chunks_exact(sums.len()).enumerate() {
+        // SAFETY: as for `Gradients::take`.
+        let to = unsafe { to.piece(at + r * stride, row.len()) };
+        for ((to, sum), x) in to.iter_mut().zip(&mut *sums).zip(row) {
+            *sum += x;
+            *to = number(*x);
+        }
+    }
 }
 
 fn key_head(
     products: Small,
-    dqkv: Shared,
+    to: &Gradients,
     dy: &[f32],
     y: &[f32],
     lse: &[f32],
     qkv: Values,
-    h: Heads,
-    base: usize,
     kv: usize,
     start: impl Fn(usize) -> usize,
 ) {
-    let (w, d, t, scale) = (h.width(), h.size, h.seq, h.scale() as f32);
+    let h = to.h;
+    let (w, d, t, scale, base) = (h.width(), h.size, h.seq, h.scale() as f32, to.sequence * h.seq);
     let heads = kv * h.group()..(kv + 1) * h.group();
-    for i in base..base + t {
-        for column in [h.key(kv), h.value(kv)] {
-            // SAFETY: this task alone holds the columns of key/value head `kv` and of its query heads, in the rows of its
-            // sequence, here and below.
-            unsafe { dqkv.piece(i * w + column, d) }.fill(0.0);
-        }
-    }
     with_room(room(h), |mut room| {
         let [k, v] = [(); 2].map(|()| room.take(KEYS * d));
-        let [q, dy_tile, dq] = [(); 3].map(|()| room.take(ROWS * d));
+        let [q, dy_tile, dq, dq_rows] = [(); 4].map(|()| room.take(ROWS * d));
+        let [dk, dv] = [(); 2].map(|()| room.take(t * d));
+        let some = room.take(d);
+        [&mut *dk, dv].into_iter().for_each(|x| x.fill(0.0));
         let [p, ds] = [(); 2].map(|()| room.take(KEYS * ROWS));
         let [p_halves, ds_halves] = [(); 2].map(|()| halves(room.take(KEYS * ROWS / 2)));
         let [mut lses, mut deltas] = [[0f32; ROWS]; 2];
@@ -129,21 +174,34 @@ fn key_head(
                     products.left(for_ds, Layout::NN, (ds, ROWS), keys, n),
                     products.right(for_ds_again, Layout::NN, (ds, ROWS), across, keys),
                 );
-                let [dk, dv] = [h.key(kv), h.value(kv)].map(|col| (dqkv, (base + first) * w + col, w));
+                let [dk, dv] = [&mut *dk, dv].map(|x| (Shared::new(x), first * d, d));
                 let into = if first == start(top) { Into::Overwrite } else { Into::Add };
-                // SAFETY: these rows' columns are this task's (above), and so is dq.
+                // SAFETY: as above.
                 unsafe {
                     products.multiply(dv, [0..keys, 0..d], Into::Add, p, dy, |some, _| sees(some)..n);
                     products.multiply(dk, [0..keys, 0..d], Into::Add, ds, q, |some, _| sees(some)..n);
                     products.multiply((Shared::new(dq), 0, ROWS), [0..d, 0..across], into, k_down, ds_down, |_, some| 0..seen(some));
                 }
             }
-            turn(dqkv, (base + top) * w + head * d, w, n, dq, ROWS, d);
+            turn(Shared::new(dq_rows), 0, d, n, dq, ROWS, d);
+            // SAFETY: this task alone holds the columns of key/value head `kv` and of its query heads, here and below.
+            unsafe { to.take(&dq_rows[..n * d], top, head * d, some) };
+        }
+        unsafe {
+            to.take(dk, 0, h.key(kv), some);
+            to.take(dv, 0, h.value(kv), some);
         }
     });
 }
 
 wide! {
+    fn copied(to: Shared<f32>, at: usize, stride: usize, rows: &[f32], sums: &mut [f32]) {
+        rows_to(to, at, stride, rows, sums, |x| x);
+    }
+    fn halved(to: Shared<bf16>, at: usize, stride: usize, rows: &[f32], sums: &mut [f32]) {
+        rows_to(to, at, stride, rows, sums, to_bf16);
+    }
+
     fn row_dot(a: &[f32], b: &[f32]) -> f32 {
         dot(a, b)
     }

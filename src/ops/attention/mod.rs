@@ -25,6 +25,7 @@ pub use tiles::workspace_elements;
 
 use crate::device::Device;
 use crate::device::cuda::Grid;
+use crate::ops::rows::or_empty;
 use crate::tensor::Tensor;
 
 /// How a row of qkv is divided, and how long a sequence is.
@@ -80,22 +81,41 @@ pub fn forward(dev: &Device, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, star
     }
 }
 
-/// dqkv = ∂qkv.
-pub fn backward(dev: &Device, dqkv: Tensor, dy: Tensor, y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) {
+/// dqkv = ∂qkv; sums += Σ_rows dqkv, where they are asked for: the gradient of the bias that qkv has. Returns those that are left to do: on a
+/// GPU they are the end of the product that reads dqkv. On the CPU dqkv may lie in bf16: what is summed is not rounded.
+pub fn backward(
+    dev: &Device,
+    dqkv: Tensor,
+    sums: Option<Tensor>,
+    dy: Tensor,
+    y: Tensor,
+    lse: Tensor,
+    qkv: Tensor,
+    h: Heads,
+    starts: Option<&[u32]>,
+) -> Option<Tensor> {
     check(y, lse, qkv, h, starts);
     assert_eq!((dqkv.rows, dqkv.cols), (qkv.rows, qkv.cols), "attention: dqkv {dqkv:?} of {qkv:?}");
     assert_eq!((dy.rows, dy.cols), (y.rows, y.cols), "attention: dy {dy:?} of {y:?}");
+    assert!(sums.is_none_or(|sums| sums.len() == qkv.cols), "attention: sums {sums:?} of {qkv:?}");
+    let total = or_empty(sums);
     // four products: the scores are computed again, which counts as this program's cost
-    let _at = dev.tally("attention backward", 8 * h.size * h.pairs(qkv.rows, starts), &[dqkv, dy, y, lse, qkv]);
+    let _at =
+        dev.tally("attention backward", 8 * h.size * h.pairs(qkv.rows, starts), &[dqkv, total, total, dy, y, lse, qkv]);
     match dev {
-        Device::Cpu(d) => d.arena.op_either([dqkv], [dy, y, lse, qkv], |[dqkv], [dy, y, lse, qkv]| {
-            backward::backward(d.precision, dqkv.f32(), dy.f32(), y.f32(), lse.f32(), qkv, h, starts);
+        Device::Cpu(d) => d.arena.op_either([dqkv, total], [dy, y, lse, qkv], |[dqkv, total], [dy, y, lse, qkv]| {
+            backward::backward(d.precision, dqkv, total.f32(), dy.f32(), y.f32(), lse.f32(), qkv, h, starts);
         }),
-        Device::Cuda(d) => gpu::backward(d, dqkv, dy, y, lse, qkv, h, starts),
-        Device::Reference(d) => {
-            d.arena.op([dqkv], [dy, qkv], |[dqkv], [dy, qkv]| reference::backward(dqkv, dy, qkv, h, starts));
+        Device::Cuda(d) => {
+            gpu::backward(d, dqkv, dy, y, lse, qkv, h, starts);
+            return sums;
         }
+        Device::Reference(d) => d.arena.op([dqkv, total], [dy, qkv], |[dqkv, total], [dy, qkv]| {
+            reference::backward(dqkv, dy, qkv, h, starts);
+            dqkv.chunks_exact(h.width()).for_each(|row| total.iter_mut().zip(row).for_each(|(sum, x)| *sum += x));
+        }),
     }
+    None
 }
 
 /// One new row against a cache: y (1, H D) for the qkv row (1, width). cache_k and cache_v (≥ len, K D) hold `len` rows,

@@ -427,7 +427,7 @@ mod tests {
                 dev.write(t, &(0..t.len()).map(|i| (k * (i * i + 1) as f32).sin()).collect::<Vec<_>>());
             }
             attention::forward(&dev, y, lse, qkv, h, None);
-            attention::backward(&dev, dqkv, dy, y, lse, qkv, h, None);
+            attention::backward(&dev, dqkv, None, dy, y, lse, qkv, h, None);
             let wide = |t| dev.read(t).into_iter().map(f64::from).collect::<Vec<f64>>();
 
             // qkv, y, lse, dqkv, dy, δ and the numbers
