@@ -64,7 +64,9 @@ fn ops(c: &mut Criterion) {
         bench("linear forward", &|d| linear::forward(d, up, x, w, Some(b), None));
         bench("linear backward", &|d| linear::backward(d, dx, dw, Some(db), dact, x, w, Into::Add));
         bench("attention forward", &|d| attention::forward(d, y, lse, qkv, HEADS, None));
-        bench("attention backward", &|d| attention::backward(d, dqkv, None, dy, y, lse, qkv, HEADS, None));
+        bench("attention backward", &|d| {
+            attention::backward(d, dqkv, None, dy, y, lse, qkv, HEADS, None);
+        });
         if precision == Precision::Bf16 {
             continue; // the rest is the same in both
         }

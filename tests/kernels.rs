@@ -63,7 +63,14 @@ fn agree_on_attention() {
             let (n, mut b) = (2 * h.seq, Bench::default());
             let (qkv, dy) = (some(n * h.width()), some(n * h.q * h.size));
             let [y, lse, dqkv] = [b.output(n, h.q * h.size), b.output(n, h.q), b.output(n, h.width())];
-            let all = [y, lse, dqkv, b.output(1, h.width()), b.filled(n, h.width(), qkv.clone()), b.filled(n, dy.len() / n, dy.clone())];
+            let all = [
+                y,
+                lse,
+                dqkv,
+                b.output(1, h.width()),
+                b.filled(n, h.width(), qkv.clone()),
+                b.filled(n, dy.len() / n, dy.clone()),
+            ];
             let reference = b.reference();
             let expected: Vec<Vec<f64>> = both(&reference, all, h).iter().map(|t| exact(&reference, *t)).collect();
             for (t, (expected, found)) in expected.iter().zip(cpu(h, precision, in_bf16, &qkv, &dy)).enumerate() {

@@ -210,18 +210,7 @@ fn not_a_number_stays_one() {
             let (mut a, b, mut c) = (vec![1.0; 3 * 40], vec![1.0; 2 * 40], vec![0.0; 6]);
             a[40 + 7] = nan;
             let (a, b) = ((F32(&a), 40), (F32(&b), 40));
-            gemm::with(
-                kernel,
-                precision,
-                Layout::NT,
-                [3, 2, 40],
-                Into::Overwrite,
-                ((&mut c[..]).into(), 2),
-                a,
-                b,
-                (),
-                &mut [],
-            );
+            gemm::with(kernel, precision, Layout::NT, [3, 2, 40], Into::Overwrite, ((&mut c[..]).into(), 2), a, b, (), &mut []);
             let found: Vec<bool> = c.iter().map(|c| c.is_nan()).collect();
             assert_eq!(found, [false, false, true, true, false, false], "{} {precision:?} {nan:?}", kernel.name);
         }

@@ -7,12 +7,12 @@
 //!     dv += Pᵀ dy     dk += dSᵀ q       dqᵀ += kᵀ dSᵀ
 //! ```
 use super::Heads;
+use super::leaving::Leaving;
 use super::tiles::{Small, halves, takes, turn, with_room};
 use crate::device::{Precision, Values, ValuesMut, threads};
 use crate::ops::gemm::{self, Into, Layout};
-use crate::ops::rows::{BLOCK, Shared, SharedValues, ordered_sum_of_parts};
-use crate::ops::simd::{LANES, add_to, dot, exp, halve, round_bf16, to_bf16, wide};
-use half::bf16;
+use crate::ops::rows::{Shared, SharedValues, ordered_sum_of_parts};
+use crate::ops::simd::{LANES, dot, exp, halve, round_bf16, wide};
 use std::ops::Range;
 
 /// Measured (Intel AVX-512, D = 64): query rows of a tile …
@@ -47,60 +47,15 @@ pub fn backward(
         threads::each(sequences * h.kv, |task| {
             let (sequence, kv) = (task / h.kv, task % h.kv);
             let start = |i: usize| starts.map_or(0, |s| s[sequence * h.seq + i] as usize);
-            let to = Gradients { dqkv, sums, summed, sequence, h };
+            let to = Leaving { dqkv, sums, summed, sequence, h };
             key_head(products, &to, dy, y, lse, qkv, kv, start);
         });
     });
 }
 
-/// Where a sequence's gradients go, and the sums of their columns.
-struct Gradients<'a> {
-    dqkv: SharedValues<'a>,
-    sums: Shared<'a>,
-    /// Columns that are summed: all, or none.
-    summed: usize,
-    sequence: usize,
-    h: Heads,
-}
-
-impl Gradients<'_> {
-    /// Some positions' gradients of the head whose first column this is, row after row; `some` has room for a row.
-    ///
-    /// # Safety
-    /// The sequence's rows of these columns, and their sums, are nobody else's meanwhile.
-    unsafe fn take(&self, rows: &[f32], first: usize, column: usize, some: &mut [f32]) {
-        let d = self.h.size;
-        for (i, rows) in rows.chunks(BLOCK * d).enumerate() {
-            let at = (self.sequence * self.h.seq + first + i * BLOCK) * self.h.width() + column;
-            some.fill(0.0);
-            match self.dqkv {
-                SharedValues::F32(to) => copied(to, at, self.h.width(), rows, some),
-                SharedValues::Bf16(to) => halved(to, at, self.h.width(), rows, some),
-            }
-            if self.summed > 0 {
-                // SAFETY: the caller's promise.
-                add_to(unsafe { self.sums.piece(self.sequence * self.summed + column, d) }, some);
-            }
-        }
-    }
-}
-
-/// Rows of `to`, `stride` apart, become what `number` makes of these, which are added to `sums` and as long as those.
-#[inline(always)]
-fn rows_to<T>(to: Shared<T>, at: usize, stride: usize, rows: &[f32], sums: &mut [f32], number: impl Fn(f32) -> T) {
-    for (r, row) in rows.chunks_exact(sums.len()).enumerate() {
-        // SAFETY: as for `Gradients::take`.
-        let to = unsafe { to.piece(at + r * stride, row.len()) };
-        for ((to, sum), x) in to.iter_mut().zip(&mut *sums).zip(row) {
-            *sum += x;
-            *to = number(*x);
-        }
-    }
-}
-
 fn key_head(
     products: Small,
-    to: &Gradients,
+    to: &Leaving,
     dy: &[f32],
     y: &[f32],
     lse: &[f32],
@@ -167,8 +122,11 @@ fn key_head(
                         halve(&mut ds_halves[j * ROWS..][..ROWS], ds);
                     }
                 }
-                let [p, ds]: [Values; 2] =
-                    if products.pairs() { [Values::Bf16(p_halves), Values::Bf16(ds_halves)] } else { [Values::F32(p), Values::F32(ds)] };
+                let [p, ds]: [Values; 2] = if products.pairs() {
+                    [Values::Bf16(p_halves), Values::Bf16(ds_halves)]
+                } else {
+                    [Values::F32(p), Values::F32(ds)]
+                };
                 let (p, ds, ds_down) = (
                     products.left(for_p, Layout::NN, (p, ROWS), keys, n),
                     products.left(for_ds, Layout::NN, (ds, ROWS), keys, n),
@@ -180,7 +138,8 @@ fn key_head(
                 unsafe {
                     products.multiply(dv, [0..keys, 0..d], Into::Add, p, dy, |some, _| sees(some)..n);
                     products.multiply(dk, [0..keys, 0..d], Into::Add, ds, q, |some, _| sees(some)..n);
-                    products.multiply((Shared::new(dq), 0, ROWS), [0..d, 0..across], into, k_down, ds_down, |_, some| 0..seen(some));
+                    products
+                        .multiply((Shared::new(dq), 0, ROWS), [0..d, 0..across], into, k_down, ds_down, |_, some| 0..seen(some));
                 }
             }
             turn(Shared::new(dq_rows), 0, d, n, dq, ROWS, d);
@@ -195,13 +154,6 @@ fn key_head(
 }
 
 wide! {
-    fn copied(to: Shared<f32>, at: usize, stride: usize, rows: &[f32], sums: &mut [f32]) {
-        rows_to(to, at, stride, rows, sums, |x| x);
-    }
-    fn halved(to: Shared<bf16>, at: usize, stride: usize, rows: &[f32], sums: &mut [f32]) {
-        rows_to(to, at, stride, rows, sums, to_bf16);
-    }
-
     fn row_dot(a: &[f32], b: &[f32]) -> f32 {
         dot(a, b)
     }

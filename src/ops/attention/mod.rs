@@ -18,6 +18,7 @@ mod backward;
 mod decode;
 mod forward;
 mod gpu;
+mod leaving;
 mod reference;
 mod tiles;
 
@@ -100,8 +101,7 @@ pub fn backward(
     assert!(sums.is_none_or(|sums| sums.len() == qkv.cols), "attention: sums {sums:?} of {qkv:?}");
     let total = or_empty(sums);
     // four products: the scores are computed again, which counts as this program's cost
-    let _at =
-        dev.tally("attention backward", 8 * h.size * h.pairs(qkv.rows, starts), &[dqkv, total, total, dy, y, lse, qkv]);
+    let _at = dev.tally("attention backward", 8 * h.size * h.pairs(qkv.rows, starts), &[dqkv, total, total, dy, y, lse, qkv]);
     match dev {
         Device::Cpu(d) => d.arena.op_either([dqkv, total], [dy, y, lse, qkv], |[dqkv, total], [dy, y, lse, qkv]| {
             backward::backward(d.precision, dqkv, total.f32(), dy.f32(), y.f32(), lse.f32(), qkv, h, starts);

@@ -75,7 +75,13 @@ impl Small {
     }
     /// The columns `column .. column + D` of some of the matrix's rows, `cols` apart, as the kernel multiplies them: where they lie, or, if their
     /// numbers are not so yet, in `tile`.
-    pub fn ready<'a>(self, tile: &'a mut [f32], matrix: Values<'a>, rows: Range<usize>, [cols, column, d]: [usize; 3]) -> Read<'a> {
+    pub fn ready<'a>(
+        self,
+        tile: &'a mut [f32],
+        matrix: Values<'a>,
+        rows: Range<usize>,
+        [cols, column, d]: [usize; 3],
+    ) -> Read<'a> {
         match matrix.skip(rows.start * cols + column) {
             x @ Values::F32(_) if self.precision != Precision::Bf16 => (x, cols),
             x @ Values::Bf16(_) if self.pairs() => (x, cols),

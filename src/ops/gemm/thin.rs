@@ -18,14 +18,7 @@ const AT_ONCE: usize = 1 << 15;
 const PART: usize = 256;
 
 /// Both lie along k.
-pub fn multiply(
-    [m, n, k]: [usize; 3],
-    into: Into,
-    (c, row): Write,
-    a: Source,
-    b: Source,
-    finish: impl Finisher,
-) {
+pub fn multiply([m, n, k]: [usize; 3], into: Into, (c, row): Write, a: Source, b: Source, finish: impl Finisher) {
     let c = SharedValues::new(c);
     let step = (AT_ONCE / k.max(1)).max(1);
     let (mut ready, from) = (Vec::new(), a.stride);
