@@ -3,6 +3,11 @@
 # model on two ranks for about two minutes, and lets it write. Run again, it says what is there; remove runs/quickstart to
 # start over.
 set -euo pipefail
+case "${1:-}" in
+    "") ;;
+    -h | --help) sed -n '2,4s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    *) echo "quickstart: expected no arguments, found $1" >&2 && exit 2 ;;
+esac
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
 out=runs/quickstart

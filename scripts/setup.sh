@@ -24,6 +24,10 @@ have ldconfig || PATH=$PATH:/usr/sbin:/sbin
 libclang() { any "/usr/lib/llvm-*/lib/libclang*.so*" "/usr/lib/*/libclang*.so*" "/usr/lib64/libclang*.so*" || ldconfig -p 2>/dev/null | grep libclang >/dev/null; }
 headers() { any "/usr/lib/llvm-*/lib/clang/*/include/stddef.h" "/usr/lib*/clang/*/include/stddef.h"; }
 [ -n "${LIBCLANG_PATH:-}" ] || have clang || { libclang && headers; } || missing+=(libclang-dev clang)
+if [ -n "${HDF5_DIR:-}" ] && [ ! -f "$HDF5_DIR/include/hdf5.h" ]; then
+    echo "setup: HDF5_DIR: expected a folder with include/hdf5.h, found none in $HDF5_DIR" >&2
+    exit 2
+fi
 [ -n "${HDF5_DIR:-}" ] || pkg-config --exists hdf5 2>/dev/null || pkg-config --exists hdf5-serial 2>/dev/null ||
     have h5cc || missing+=(libhdf5-dev)
 # Only for tests, and only where they can be installed: elsewhere those tests say that they were left out.

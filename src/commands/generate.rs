@@ -124,8 +124,12 @@ pub fn write(
 /// The configuration of the model in a Hugging Face directory.
 pub fn config_of(dir: &Path) -> Result<Config> {
     let file: PathBuf = dir.join("config.json");
-    let text = std::fs::read_to_string(&file)
-        .map_err(|e| Error::Input(format!("{}: expected a model's directory with this file, found: {e}", file.display())))?;
+    let text = std::fs::read_to_string(&file).map_err(|e| {
+        let run = checkpoint::newest(dir).ok().flatten();
+        let hint =
+            run.map_or(String::new(), |newest| format!("; this is a run, whose newest checkpoint is {}", newest.display()));
+        Error::Input(format!("{}: expected a model's directory with this file, found: {e}{hint}", file.display()))
+    })?;
     let json = serde_json::from_str(&text).map_err(|e| Error::Input(format!("{}: expected JSON, found: {e}", file.display())))?;
     let (config, notes) = Config::from_hf(&json, &file)?;
     notes.iter().for_each(|note| log::info!("{note}"));

@@ -45,13 +45,20 @@ pub struct Wiring {
     pub heads: Heads,
     /// Cosines and sines (T, D) of rotary positions.
     pub angles: Option<Tensor>,
+    pub qkv_untouched: bool,
+}
+
+/// Whether nothing comes between qkv's product and attention, so that products alone read both qkv and its gradient. Norms and rotation work on f32.
+fn qkv_untouched(c: &Config) -> bool {
+    !c.qk_norm && !matches!(c.position, Position::Rotary { .. })
 }
 
 impl Wiring {
     pub fn plan(p: &mut Plan, c: &Config, seq: usize) -> Wiring {
         let rotary = matches!(c.position, Position::Rotary { .. });
         let angles = rotary.then(|| p.matrix(Kind::Workspace, seq, c.head_dim));
-        Wiring { norm: c.norm, eps: c.norm_eps, activation: c.activation, heads: c.heads(seq), angles }
+        let (norm, eps, activation, heads) = (c.norm, c.norm_eps, c.activation, c.heads(seq));
+        Wiring { norm, eps, activation, heads, angles, qkv_untouched: qkv_untouched(c) }
     }
 }
 
@@ -110,12 +117,10 @@ impl Saved {
         let matrix = |p: &mut Plan, cols| p.matrix(Kind::Activations, rows, cols);
         let operand = |p: &mut Plan, cols| p.operand(Kind::Activations, rows, cols);
         let qkv = c.heads(1).width();
-        // what a product has made and products read; norms and rotation work on f32
-        let untouched = !c.qk_norm && !matches!(c.position, Position::Rotary { .. });
         Saved {
             n1: operand(p, c.width),
             n1_stats: matrix(p, 2),
-            qkv: if untouched { operand(p, qkv) } else { matrix(p, qkv) },
+            qkv: if qkv_untouched(c) { operand(p, qkv) } else { matrix(p, qkv) },
             raw: c.qk_norm.then(|| [matrix(p, qkv), matrix(p, c.heads + c.kv_heads)]),
             att: matrix(p, c.heads * c.head_dim),
             lse: matrix(p, c.heads),
@@ -229,9 +234,8 @@ pub fn backward(
     norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma);
 
     linear::backward(dev, f.att, g.out, g.out_bias, d, s.att, w.out, into);
-    // what lies between attention and the product changes the sums
-    let untouched = k.angles.is_none() && s.raw.is_none();
-    let (sums, later) = if untouched { (g.qkv_bias, None) } else { (None, g.qkv_bias) };
+    // what comes between changes the sums
+    let (sums, later) = if k.qkv_untouched { (g.qkv_bias, None) } else { (None, g.qkv_bias) };
     let left = attention::backward(dev, f.qkv, sums, f.att, s.att, s.lse, s.qkv, k.heads, rows.starts).or(later);
     if let Some(angles) = k.angles {
         rope::backward(dev, f.qkv, angles, k.heads, rows.positions);

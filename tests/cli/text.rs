@@ -108,6 +108,9 @@ fn a_model_of_text_is_evaluated_and_writes() {
         let model = if options.contains("--model") { String::new() } else { format!("--model {}", dir.display()) };
         alone(&format!("generate {model} {options}")).run().with_code(2).sentence(parts);
     }
+    let run = dir.ancestors().nth(2).expect("a checkpoint lies in a run's folder of them");
+    let newest = ["config.json", "a run, whose newest checkpoint is", "step-"];
+    alone(&format!("generate --prompt A --model {}", run.display())).run().with_code(2).sentence(&newest);
 }
 
 fn streams(mut job: Job) {

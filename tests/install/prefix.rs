@@ -143,5 +143,11 @@ fn what_cannot_be_is_one_sentence_and_exit_2() {
     assert!(output.status.code() == Some(2) && text(&output).contains("CMake 3.26 or newer, found none"), "{}", text(&output));
     let output = bash(&format!("MPICC=mpicc.nope scripts/install.sh {to}"));
     assert!(output.status.code() == Some(2) && text(&output).contains("found no mpicc.nope"), "{}", text(&output));
+    let output = bash(&format!("HDF5_DIR=/nope scripts/install.sh {to}"));
+    assert!(
+        output.status.code() == Some(2) && text(&output).contains("include/hdf5.h, found none in /nope"),
+        "{}",
+        text(&output)
+    );
     assert!(root().join("scripts/install.sh").is_file());
 }

@@ -45,11 +45,12 @@ fn of_attention() {
         let n = 3 * h.seq;
         let mut b = Bench::default();
         let (qkv, y, lse) = (b.matrix(n, h.width()), b.output(n, h.q * h.size), b.output(n, h.q));
-        let (dy, dqkv) = (b.matrix(n, h.q * h.size), b.output(n, h.width()));
+        let (dy, dqkv, sums) = (b.matrix(n, h.q * h.size), b.output(n, h.width()), b.matrix(1, h.width()));
         let starts = starts(n, h.seq);
-        repeat(&b, precision, &[y, lse, dqkv], true, |dev| {
+        repeat(&b, precision, &[y, lse, dqkv, sums], true, |dev| {
             attention::forward(dev, y, lse, qkv, h, Some(&starts));
-            attention::backward(dev, dqkv, None, dy, y, lse, qkv, h, Some(&starts));
+            let left = attention::backward(dev, dqkv, Some(sums), dy, y, lse, qkv, h, Some(&starts));
+            assert!(left.is_none(), "sums are left to do");
             0.0
         });
     }

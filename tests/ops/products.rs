@@ -8,7 +8,10 @@ use llm_train::device::{
     Values::{Bf16, F32},
     ValuesMut,
 };
-use llm_train::ops::gemm::{self, Into, Kernel, Layout};
+use llm_train::ops::gemm::{self, Finisher, Into, Kernel, Layout};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Mutex;
 
 const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
 
@@ -233,6 +236,36 @@ fn the_number_of_threads_does_not_show() {
             (c, sums)
         };
         assert!(run(1) == run(3), "{}", kernel.name);
+    }
+}
+
+/// Notes what was announced, and holds what comes to it.
+struct Announced(Mutex<HashSet<(usize, usize)>>);
+
+impl Finisher for Announced {
+    fn part(&self, row: usize, col: usize, part: &mut [f32]) {
+        let announced = self.0.lock().unwrap();
+        assert!(
+            (col..col + part.len()).all(|col| announced.contains(&(row, col))),
+            "row {row}, columns {col}.. came unannounced"
+        );
+    }
+    fn ahead(&self, rows: Range<usize>, cols: Range<usize>) {
+        self.0.lock().unwrap().extend(rows.flat_map(|row| cols.clone().map(move |col| (row, col))));
+    }
+}
+
+/// Also where b is taken for the left operand, and where k takes several slabs.
+#[test]
+fn a_part_of_c_is_announced_before_it_is_complete() {
+    let mut numbers = Numbers::new(41);
+    for [m, n, k] in [[70, 90, 40], [20, 300, 64], [33, 35, 2100]] {
+        let (a, b) = (matrix(&mut numbers, (m, k), k), matrix(&mut numbers, (n, k), k));
+        for (kernel, precision) in kernels() {
+            let (mut c, all) = (vec![0.0; m * n], Announced(Mutex::default()));
+            let (a, b) = ((F32(&a), k), (F32(&b), k));
+            gemm::with(kernel, precision, Layout::NT, [m, n, k], Into::Overwrite, ((&mut c[..]).into(), n), a, b, all, &mut []);
+        }
     }
 }
 

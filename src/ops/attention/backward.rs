@@ -40,14 +40,14 @@ pub fn backward(
     h: Heads,
     starts: Option<&[u32]>,
 ) {
-    let (sequences, summed) = (qkv.len() / h.width() / h.seq, sums.len());
+    let (sequences, summed) = (qkv.len() / h.width() / h.seq, !sums.is_empty());
     let dqkv = SharedValues::new(dqkv);
     let products = Small::new(precision);
     ordered_sum_of_parts(sums, sequences, |sums| {
         threads::each(sequences * h.kv, |task| {
             let (sequence, kv) = (task / h.kv, task % h.kv);
             let start = |i: usize| starts.map_or(0, |s| s[sequence * h.seq + i] as usize);
-            let to = Leaving { dqkv, sums, summed, sequence, h };
+            let to = Leaving { dqkv, sums: summed.then_some(sums), sequence, h };
             key_head(products, &to, dy, y, lse, qkv, kv, start);
         });
     });
@@ -70,7 +70,7 @@ fn key_head(
         let [k, v] = [(); 2].map(|()| room.take(KEYS * d));
         let [q, dy_tile, dq, dq_rows] = [(); 4].map(|()| room.take(ROWS * d));
         let [dk, dv] = [(); 2].map(|()| room.take(t * d));
-        let some = room.take(d);
+        let sums = room.take(d);
         [&mut *dk, dv].into_iter().for_each(|x| x.fill(0.0));
         let [p, ds] = [(); 2].map(|()| room.take(KEYS * ROWS));
         let [p_halves, ds_halves] = [(); 2].map(|()| halves(room.take(KEYS * ROWS / 2)));
@@ -99,7 +99,7 @@ fn key_head(
                 // the first row that sees the first of some keys, and the keys that the last of some rows sees
                 let sees = |some: Range<usize>| (first + some.start).saturating_sub(top).min(n);
                 let seen = |some: Range<usize>| (top + some.end).saturating_sub(first).min(keys);
-                let some = |some: Range<usize>, cols: Range<usize>| if sees(some) < cols.end { 0..d } else { 0..0 };
+                let visible = |some: Range<usize>, cols: Range<usize>| if sees(some) < cols.end { 0..d } else { 0..0 };
                 let k = products.ready(k, qkv, these.clone(), [w, h.key(kv), d]);
                 let v = products.ready(v, qkv, these, [w, h.value(kv), d]);
                 let (k, k_down) =
@@ -107,8 +107,8 @@ fn key_head(
                 let v = products.left(for_v, Layout::NT, v, keys, d);
                 // SAFETY: the tiles are this task's.
                 unsafe {
-                    products.multiply((Shared::new(p), 0, ROWS), [0..keys, 0..n], Into::Overwrite, k, q_down, some);
-                    products.multiply((Shared::new(ds), 0, ROWS), [0..keys, 0..n], Into::Overwrite, v, dy_down, some);
+                    products.multiply((Shared::new(p), 0, ROWS), [0..keys, 0..n], Into::Overwrite, k, q_down, visible);
+                    products.multiply((Shared::new(ds), 0, ROWS), [0..keys, 0..n], Into::Overwrite, v, dy_down, visible);
                 }
                 let mut end = 0;
                 for (j, (p, ds)) in p.chunks_exact_mut(ROWS).zip(ds.chunks_exact_mut(ROWS)).take(keys).enumerate() {
@@ -144,11 +144,11 @@ fn key_head(
             }
             turn(Shared::new(dq_rows), 0, d, n, dq, ROWS, d);
             // SAFETY: this task alone holds the columns of key/value head `kv` and of its query heads, here and below.
-            unsafe { to.take(&dq_rows[..n * d], top, head * d, some) };
+            unsafe { to.write(&dq_rows[..n * d], top, head * d, sums) };
         }
         unsafe {
-            to.take(dk, 0, h.key(kv), some);
-            to.take(dv, 0, h.value(kv), some);
+            to.write(dk, 0, h.key(kv), sums);
+            to.write(dv, 0, h.value(kv), sums);
         }
     });
 }

@@ -20,17 +20,19 @@ use std::ops::Range;
 const STRIP: usize = 2 * LANES;
 /// Measured (Intel AVX-512, D = 64): rows of a task …
 const ROWS: usize = 128;
-/// … and keys of a tile, when heads are narrow. They are whole blocks of every kernel too.
+/// … and the most keys of a tile.
 const KEYS: usize = 192;
+/// Structural: whole blocks, of 4, 6 and 12 rows, of all kernels of f32.
+const WHOLE: usize = 48;
 
-/// Keys of a tile whose values are few enough to be read where they lie.
-fn keys(h: Heads) -> usize {
-    (KEYS * 64 / h.size / 48 * 48).clamp(48, KEYS)
+/// Keys of a tile: not so many that a kernel of f32 could not read their values where they lie, if a head is not too wide for that.
+fn keys_of_tile(h: Heads) -> usize {
+    (gemm::SMALL / h.size / WHOLE * WHOLE).clamp(WHOLE, KEYS)
 }
 
 /// Elements that a task works in.
 pub fn room(h: Heads) -> usize {
-    let (d, keys) = (h.size, keys(h));
+    let (d, keys) = (h.size, keys_of_tile(h));
     let tiles = 2 * takes(ROWS * d) + 2 * takes(keys * d) + takes(keys * STRIP);
     let packed = [(ROWS, d), (keys, d), (d, keys), (STRIP, keys)];
     tiles + packed.iter().map(|&(rows, k)| takes(gemm::room(rows, k))).sum::<usize>()
@@ -64,7 +66,7 @@ fn rows_of_head(
 ) {
     let (w, d, n, top) = (h.width(), h.size, rows.len(), rows.start);
     let (kv, scale) = (head / h.group(), h.scale() as f32);
-    let most = keys(h);
+    let most = keys_of_tile(h);
     with_room(room(h), |mut room| {
         let out = room.take(ROWS * d);
         let s = room.take(most * STRIP);
@@ -143,7 +145,7 @@ wide! {
         let mut highest = [f32::NEG_INFINITY; STRIP];
         for s in s.chunks_exact(STRIP) {
             for i in 0..STRIP {
-                // a NaN is kept: it must reach the loss
+                // a NaN may be passed over here: its exponential is one, and reaches the loss by the sum
                 highest[i] = if s[i] <= highest[i] { highest[i] } else { s[i] };
             }
         }

@@ -8,9 +8,8 @@ use half::bf16;
 /// Where a sequence's gradients go, and the sums of their columns.
 pub struct Leaving<'a> {
     pub dqkv: SharedValues<'a>,
-    pub sums: Shared<'a>,
-    /// Columns that are summed: all, or none.
-    pub summed: usize,
+    /// Where they are asked for: a row a sequence, as wide as dqkv's.
+    pub sums: Option<Shared<'a>>,
     pub sequence: usize,
     pub h: Heads,
 }
@@ -20,18 +19,18 @@ impl Leaving<'_> {
     ///
     /// # Safety
     /// The sequence's rows of these columns, and their sums, are nobody else's meanwhile.
-    pub unsafe fn take(&self, rows: &[f32], first: usize, column: usize, some: &mut [f32]) {
-        let d = self.h.size;
+    pub unsafe fn write(&self, rows: &[f32], first: usize, column: usize, some: &mut [f32]) {
+        let (d, w) = (self.h.size, self.h.width());
         for (i, rows) in rows.chunks(BLOCK * d).enumerate() {
-            let at = (self.sequence * self.h.seq + first + i * BLOCK) * self.h.width() + column;
+            let at = (self.sequence * self.h.seq + first + i * BLOCK) * w + column;
             some.fill(0.0);
             match self.dqkv {
-                SharedValues::F32(to) => copied(to, at, self.h.width(), rows, some),
-                SharedValues::Bf16(to) => halved(to, at, self.h.width(), rows, some),
+                SharedValues::F32(to) => copied(to, at, w, rows, some),
+                SharedValues::Bf16(to) => halved(to, at, w, rows, some),
             }
-            if self.summed > 0 {
+            if let Some(sums) = self.sums {
                 // SAFETY: the caller's promise.
-                add_to(unsafe { self.sums.piece(self.sequence * self.summed + column, d) }, some);
+                add_to(unsafe { sums.piece(self.sequence * w + column, d) }, some);
             }
         }
     }
@@ -41,7 +40,7 @@ impl Leaving<'_> {
 #[inline(always)]
 fn rows_to<T>(to: Shared<T>, at: usize, stride: usize, rows: &[f32], sums: &mut [f32], number: impl Fn(f32) -> T) {
     for (r, row) in rows.chunks_exact(sums.len()).enumerate() {
-        // SAFETY: as for `Leaving::take`.
+        // SAFETY: as for `Leaving::write`.
         let to = unsafe { to.piece(at + r * stride, row.len()) };
         for ((to, sum), x) in to.iter_mut().zip(&mut *sums).zip(row) {
             *sum += x;

@@ -13,7 +13,7 @@
 //! key/value head h K / H. With bf16, what enters a product (q, k, v, p, dy, ds) is rounded; softmax and sums are f32. On the CPU qkv, and a
 //! cache of k and v, may then lie in bf16.
 //!
-//! `starts`: for each row, the position in its sequence where its document begins; no row looks further back.
+//! `starts`: for each row, the position in its sequence where its document begins; no row looks further back. Documents follow one another.
 mod backward;
 mod decode;
 mod forward;
@@ -151,5 +151,7 @@ fn check(y: Tensor, lse: Tensor, qkv: Tensor, h: Heads, starts: Option<&[u32]>) 
         assert_eq!(starts.len(), qkv.rows, "attention: starts of {qkv:?}");
         let late = (0..qkv.rows).find(|&n| starts[n] as usize > n % h.seq);
         assert!(late.is_none(), "attention: row {late:?} lies before its document's start");
+        let back = (1..qkv.rows).find(|&n| n % h.seq > 0 && starts[n] < starts[n - 1]);
+        assert!(back.is_none(), "attention: row {back:?} belongs to an earlier document than the row before it");
     }
 }

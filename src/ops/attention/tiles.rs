@@ -53,8 +53,8 @@ impl<'a> Room<'a> {
     }
 }
 
-/// Products of small operands, on the calling thread, whose numbers are as the kernel multiplies them: [`Small::ready`] made them so, or the
-/// op that wrote them.
+/// Products of small operands, on the calling thread. Their numbers are as the kernel multiplies them, made so by [`Small::ready`] or by the op that
+/// wrote them; or f32 that a kernel of pairs rounds when it packs them.
 #[derive(Clone, Copy)]
 pub struct Small {
     pub precision: Precision,

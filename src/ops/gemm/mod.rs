@@ -37,7 +37,7 @@ mod tiles;
 mod x86;
 pub use blocks::Blocks;
 pub use kernels::Kernel;
-pub use operands::{Left, Right, left, right, right_lying, room};
+pub use operands::{Left, Right, SMALL, left, right, right_lying, room};
 pub use pack::{Numbers, Source, transpose};
 pub use tiles::workspace_elements;
 
@@ -90,7 +90,7 @@ impl<'a> Source<'a> {
         Source { numbers, stride, along_k }
     }
 
-    /// As this kernel multiplies them: one of f32 as they are, whoever rounded them.
+    /// As this kernel multiplies them: by one of f32 as they are, whoever rounded them; f32 are rounded on their way to one of pairs.
     pub fn ready(kernel: &Kernel, (x, stride): Read<'a>, along_k: bool) -> Source<'a> {
         let numbers = match x {
             Values::F32(x) if kernel.pair == 1 => Numbers::F32(x),

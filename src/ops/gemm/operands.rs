@@ -18,7 +18,7 @@ const UNITS_AT_ONCE: usize = 64;
 /// brings.
 const WORTH: usize = 1 << 15;
 /// Measured: an operand a of so few numbers stays in cache however it is read.
-const SMALL: usize = 3 << 12;
+pub const SMALL: usize = 3 << 12;
 
 /// Where a kernel finds a: [`super::micro::Block::a`] of the first row.
 #[derive(Clone, Copy)]
