@@ -92,10 +92,11 @@ fn agree_on_attention() {
             };
             let [rounded, _] = [false, true].map(|in_bf16| hold(Precision::Bf16, in_bf16));
             if kernel.pair == 1 {
-                // the inputs are exact in bf16: what differs are p and ds on their way into products
+                // the inputs are exact in bf16: y and dv differ by p alone, which is rounded on its way into products
                 let exact = hold(Precision::Fp32, false);
-                let as_they_are = [0, 2].map(|t| h.seq > 1 && rounded[t] == exact[t]);
-                assert_eq!(as_they_are, [false; 2], "{} {h:?}: p, ds were not rounded", kernel.name);
+                let values = |x: &[f32]| x.chunks(h.width()).map(|row| row[(h.q + h.kv) * h.size..].to_vec()).collect::<Vec<_>>();
+                let as_they_are = [rounded[0] == exact[0], values(&rounded[2]) == values(&exact[2])];
+                assert!(h.seq == 1 || as_they_are == [false; 2], "{} {h:?}: p was not rounded, {as_they_are:?}", kernel.name);
             }
         }
     }
