@@ -90,18 +90,18 @@ fn the_reference_is_what_loops_in_f64_give() {
     assert!(farthest(&again, &reference()) < 1e-10, "{again:?} for {:?}", &reference()[..2]);
 }
 
-/// Every kernel stays within half of what is allowed.
+/// Every kernel stays within half of what is allowed in fp32, and three quarters in bf16, where another order of sums may double what is found.
 #[test]
 fn the_curve_stays_near_by_every_kernel() {
     let _one = alone_here();
     for kernel in verify::kernels().unwrap() {
-        for (precision, allowed) in [(Precision::Fp32, 1e-5), (Precision::Bf16, 2e-2)] {
+        for (precision, allowed) in [(Precision::Fp32, 1e-5 / 2.0), (Precision::Bf16, 2e-2 * 0.75)] {
             if kernel.serves(precision) {
                 choose(precision, kernel);
                 let losses = losses(STEPS, precision, |plan| Device::cpu(plan, 2, &[], precision).unwrap());
                 let off = farthest(&losses, &reference());
                 println!("{} {precision:?}: {off:.2e}", kernel.name);
-                assert!(0.0 < off && off < allowed / 2.0, "{} {precision:?}: {off:e}", kernel.name);
+                assert!(0.0 < off && off < allowed, "{} {precision:?}: {off:e}", kernel.name);
             }
         }
     }
