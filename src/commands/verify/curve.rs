@@ -28,8 +28,9 @@ const REFERENCE: &str = include_str!("reference.tsv");
 pub const STEPS: usize = 50;
 
 /// How far a loss may lie from the reference, relative to it. Measured, 2026-11-26, kernels portable, avx2 and avx512: 1.5e-7 in
-/// fp32, which differs from kernel to kernel and with the number of ranks; 4.0e-3, 5.9e-3, 7.5e-3, 8.3e-3, 8.5e-3 and 1.04e-2 in bf16, at step 28 or
-/// 31, each in another order of sums: a few roundings that fall the other way grow while the loss falls fastest. A kernel that adds 0.01 to one number in 64 is off by more than 1e-4 within eight steps.
+/// fp32, which differs from kernel to kernel and with the number of ranks; 4.0e-3, 5.9e-3, 7.5e-3, 8.3e-3, 8.5e-3 and 1.04e-2 in bf16, at
+/// step 28 or 31, each in another order of sums: a few roundings that fall the other way grow while the loss falls fastest. A kernel
+/// that adds 0.01 to one number in 64 is off by more than 1e-4 within eight steps.
 fn allowed(precision: Precision) -> f64 {
     match precision {
         Precision::Fp32 => 1e-5,
