@@ -1,17 +1,17 @@
 //! Attention by every kernel that products have, those of processors that are not at hand among them (`ops/emulated.rs`): tiles and pairs have
 //! operands of their own form. The kernel is one for the whole process, so this test has a process of its own.
-#[allow(dead_code)]
-#[path = "ops/bench.rs"]
-mod bench;
 #[path = "ops/emulated.rs"]
 mod emulated;
+#[path = "ops/numbers.rs"]
+mod numbers;
 
-use bench::{Bench, Numbers, exact};
+use half::bf16;
 use llm_train::device::{Device, Precision};
 use llm_train::ops::attention::{self, Heads};
 use llm_train::ops::gemm::Kernel;
 use llm_train::ops::gemm::kernels::{ALL, choose};
 use llm_train::tensor::{Kind, Plan, Tensor};
+use numbers::Numbers;
 
 /// Heads narrow, wide, and too wide to be read where they lie; sequences that end within a strip, a tile, and a second tile.
 const HEADS: [Heads; 8] = [
@@ -30,9 +30,10 @@ fn kernels() -> Vec<&'static Kernel> {
     ALL.into_iter().filter(|k| (k.available)()).chain(emulated.iter().copied()).collect()
 }
 
-/// Some numbers, exact in bf16.
-fn some(numbers: &mut Numbers, n: usize) -> Vec<f32> {
-    (0..n).map(|_| (numbers.integer(257) as f32 - 128.0) / 64.0).collect()
+/// Numbers between −2 and 2, exact in bf16.
+fn some(n: usize, seed: u64) -> Vec<f32> {
+    let mut numbers = Numbers::new(seed);
+    (0..n).map(|_| bf16::from_f32(2.0 * numbers.real()).to_f32()).collect()
 }
 
 /// Sums are added to what is there.
@@ -44,48 +45,38 @@ fn both(dev: &Device, [y, lse, dqkv, sums, qkv, dy]: [Tensor; 6], h: Heads, star
     [y, lse, dqkv, sums]
 }
 
-/// Where qkv and its gradient lie in f32, or in bf16 as with a GPT-2. The threads' rooms and the outputs have held NaN before.
-fn cpu(h: Heads, precision: Precision, in_bf16: bool, qkv: &[f32], dy: &[f32], starts: Option<&[u32]>) -> [Vec<f32>; 4] {
+/// What both write, of qkv and its gradient in f32, or in bf16 as with a GPT-2. The threads' rooms and the outputs have held NaN before.
+fn on(h: Heads, in_bf16: bool, starts: Option<&[u32]>, device: impl Fn(&Plan) -> Device) -> [Vec<f32>; 4] {
     let (n, mut plan) = (2 * h.seq, Plan::with_halves(in_bf16));
-    let [qkv_at, dqkv] = [(); 2].map(|()| plan.operand(Kind::Activations, n, h.width()));
+    let [qkv, dqkv] = [(); 2].map(|()| plan.operand(Kind::Activations, n, h.width()));
     let mut m = |cols| plan.matrix(Kind::Activations, n, cols);
-    let [y, lse, dy_at] = [m(h.q * h.size), m(h.q), m(h.q * h.size)];
-    let all = [y, lse, dqkv, plan.vector(Kind::Activations, h.width()), qkv_at, dy_at];
-    let dev = Device::cpu(&plan, 2, &[], precision).unwrap();
-    dev.write(dy_at, dy);
-    dev.write(qkv_at, &vec![f32::NAN; qkv.len()]);
-    for t in dev.install(|| both(&dev, all, h, starts)) {
-        assert!(dev.read(t).iter().all(|x| x.is_nan()), "{h:?}: what is no number has come to nothing");
-    }
-    dev.write(qkv_at, qkv);
-    dev.install(|| both(&dev, all, h, starts)).map(|t| dev.read(t))
+    let [y, lse, dy] = [m(h.q * h.size), m(h.q), m(h.q * h.size)];
+    let all = [y, lse, dqkv, plan.vector(Kind::Activations, h.width()), qkv, dy];
+    let dev = device(&plan);
+    let outputs = || dev.install(|| both(&dev, all, h, starts)).map(|t| dev.read(t));
+    dev.write(dy, &some(dy.len(), 5));
+    dev.write(qkv, &vec![f32::NAN; qkv.len()]);
+    assert!(outputs().iter().flatten().all(|x| x.is_nan()), "{h:?}: what is no number has come to nothing");
+    dev.write(qkv, &some(qkv.len(), 7));
+    outputs()
 }
 
 #[test]
 fn agree_on_attention() {
     for (kernel, h) in kernels().into_iter().flat_map(|kernel| HEADS.map(|h| (kernel, h))) {
-        let (n, mut b, mut numbers) = (2 * h.seq, Bench::default(), Numbers::new(5));
-        let (qkv, dy) = (some(&mut numbers, n * h.width()), some(&mut numbers, n * h.q * h.size));
-        let [y, lse, dqkv] = [b.output(n, h.q * h.size), b.output(n, h.q), b.output(n, h.width())];
-        let [at, dy_at] = [(h.width(), &qkv), (h.q * h.size, &dy)].map(|(cols, x)| b.filled(n, cols, x.clone()));
-        let all = [y, lse, dqkv, b.output(1, h.width()), at, dy_at];
-        let documents: Vec<u32> = (0..n as u32).map(|n| n % h.seq as u32 / 50 * 50).collect();
+        let documents: Vec<u32> = (0..2 * h.seq).map(|n| (n % h.seq / 50 * 50) as u32).collect();
         for starts in [None, Some(&documents[..])] {
-            let reference = b.reference();
-            let expected = both(&reference, all, h, starts).map(|t| exact(&reference, t));
+            let expected = on(h, false, starts, |plan| Device::reference(plan).unwrap());
             let hold = |precision, in_bf16| {
                 choose(precision, kernel);
-                let found = cpu(h, precision, in_bf16, &qkv, &dy, starts);
+                let found = on(h, in_bf16, starts, |plan| Device::cpu(plan, 2, &[], precision).unwrap());
                 for (t, (expected, found)) in expected.iter().zip(&found).enumerate() {
-                    let size = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
+                    let size = expected.iter().fold(1.0, |most: f32, x| most.max(x.abs()));
                     // eight bits of mantissa of p and ds, and sums of a few roundings
                     let allowed = if precision == Precision::Fp32 { 2e-6 } else { 1.0 / 256.0 } * size;
                     let what = format!("{} in {precision:?}, {h:?}, in bf16 {in_bf16}, output {t}", kernel.name);
                     for (i, (expected, found)) in expected.iter().zip(found).enumerate() {
-                        assert!(
-                            (expected - f64::from(*found)).abs() <= allowed,
-                            "{what}: element {i} is {found}, not {expected}"
-                        );
+                        assert!((expected - found).abs() <= allowed, "{what}: element {i} is {found}, not {expected}");
                     }
                 }
                 found

@@ -8,5 +8,6 @@ mod bench;
 mod determinism;
 mod emulated;
 mod gradients;
+mod numbers;
 mod parity;
 mod products;
