@@ -1,6 +1,6 @@
 //! How the ops share their work among threads: pieces of fixed size, whatever the number of threads, so that no sum
 //! depends on it.
-use super::simd::{add_to, halve, widen};
+use super::simd::{add_to, halve, past_caches, widen};
 use crate::device::{Values, ValuesMut, threads};
 use crate::tensor::Tensor;
 use half::bf16;
@@ -233,6 +233,21 @@ impl<'a> SharedValues<'a> {
         match x {
             ValuesMut::F32(x) => SharedValues::F32(Shared::new(x)),
             ValuesMut::Bf16(x) => SharedValues::Bf16(Shared::new(x)),
+        }
+    }
+    /// The elements from `at` on become these, rounded where they are bf16; past the caches if `past`: see [`past_caches`].
+    ///
+    /// # Safety
+    /// As for [`Shared::piece`].
+    pub unsafe fn take(&self, at: usize, x: &[f32], past: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self, past) {
+                (SharedValues::F32(to), false) => to.piece(at, x.len()).copy_from_slice(x),
+                (SharedValues::F32(to), true) => past_caches::copy(to.piece(at, x.len()), x),
+                (SharedValues::Bf16(to), false) => halve(to.piece(at, x.len()), x),
+                (SharedValues::Bf16(to), true) => past_caches::halve(to.piece(at, x.len()), x),
+            }
         }
     }
     /// The elements `at .. at + len` become what `f` writes, [`PART`] of them at a time: `f(first, part)`.

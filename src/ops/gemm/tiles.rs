@@ -13,7 +13,7 @@ use super::pack::Source;
 use super::{Finisher, Into, Kernel, Write, evenly, kernels};
 use crate::device::{Memory, threads};
 use crate::ops::rows::{Shared, SharedValues};
-use crate::ops::simd::{add_to, halve};
+use crate::ops::simd::{add_to, past_caches};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -35,7 +35,7 @@ thread_local! {
 /// Elements of working memory that products keep, beside the plan's, with `threads` threads: the slabs of the one that begins them,
 /// and a tile of each.
 pub fn workspace_elements(threads: usize) -> usize {
-    2 * SLAB + threads * kernels::ALL.iter().map(|kernel| tile_elements(kernel)).max().unwrap_or(0)
+    2 * SLAB + threads * kernels::ALL.iter().map(|kernel| tile_elements(kernel) + LINE).max().unwrap_or(0)
 }
 
 /// Numbers of a kernel's tile, whose rows and columns are whole blocks.
@@ -49,7 +49,8 @@ const WIDER: usize = 4;
 /// c = a·b or c += a·b. `finish` sees each part of c once it is complete; then sums += Σ_rows c,
 /// by tiles in the order of their rows.
 ///
-/// A c in bf16 is summed in a corner of f32, tile by tile: a slab is then as deep as k, however narrow.
+/// A c in bf16 is summed in a corner of f32, tile by tile: a slab is then as deep as k, however narrow. A kernel of tiles does so with every
+/// c that it completes at once, and writes it past the caches: else lines of c come from memory, to be overwritten.
 ///
 /// A wide b that lies as rows of k is taken for the left operand, which needs no packing: cᵀ = bᵀ·aᵀ. Not by a kernel of tiles:
 /// it is so fast that turning its blocks takes longer than packing b.
@@ -186,6 +187,8 @@ impl Slabs<'_> {
     /// A tile of these rows and columns. Where its sums are to be complete, `ahead(rows, columns)` hears of each block of c before, and
     /// `ended(row, first column, part of c)` sees each of c's rows after.
     ///
+    /// A kernel of tiles takes rows of blocks first: each such row is complete, and on its way out, before the next begins.
+    ///
     /// # Safety
     /// As [`Blocks::multiply`].
     unsafe fn tile(
@@ -193,37 +196,57 @@ impl Slabs<'_> {
         [rows, cols]: [Range<usize>; 2],
         complete: Option<(impl Fn(Range<usize>, Range<usize>), impl Fn(usize, usize, &mut [f32]))>,
     ) {
-        let Slabs { kernel, left, right, depth, add, turned, .. } = *self;
+        let of_tiles = self.kernel.of_tiles();
+        let high = if of_tiles { self.kernel.rows } else { rows.len() };
+        for strip in cut(rows.len(), high) {
+            // SAFETY: the caller's promise.
+            unsafe { self.strip([rows.start + strip.start..rows.start + strip.end, cols.clone()], complete.as_ref()) };
+        }
+        if of_tiles {
+            past_caches::fence();
+        }
+    }
+
+    /// # Safety
+    /// As [`Slabs::tile`].
+    unsafe fn strip(
+        &self,
+        [rows, cols]: [Range<usize>; 2],
+        complete: Option<&(impl Fn(Range<usize>, Range<usize>), impl Fn(usize, usize, &mut [f32]))>,
+    ) {
+        let Slabs { kernel, left, right, depth, c, add, turned, .. } = *self;
         let (down, across) = if turned { (cols.clone(), rows.clone()) } else { (rows.clone(), cols.clone()) };
         let place = |i: usize| i * self.row + across.start;
-        let (ahead, ended) = complete.unzip();
         let whole = |rows: Range<usize>, cols: Range<usize>| {
             let (rows, cols) = if turned { (cols, rows) } else { (rows, cols) };
-            ahead.iter().for_each(|ahead| ahead(rows.clone(), cols.clone()));
+            complete.iter().for_each(|(ahead, _)| ahead(rows.clone(), cols.clone()));
             0..depth
         };
-        match self.c {
-            SharedValues::F32(c) => {
+        let ended = |i: usize, part: &mut [f32]| complete.iter().for_each(|(_, ended)| ended(i, across.start, part));
+        match c {
+            SharedValues::F32(c) if !kernel.of_tiles() || add || complete.is_none() => {
                 let blocks = Blocks { kernel, left, right, c, at: 0, row: self.row, first: [0, 0], add, turned };
                 // SAFETY: the caller's promise.
                 unsafe { blocks.multiply(rows, cols, whole) };
-                if let Some(ended) = ended {
+                if complete.is_some() {
                     // SAFETY: as above.
-                    down.for_each(|i| ended(i, across.start, unsafe { c.piece(place(i), across.len()) }));
+                    down.for_each(|i| ended(i, unsafe { c.piece(place(i), across.len()) }));
                 }
             }
-            SharedValues::Bf16(c) => CORNER.with_borrow_mut(|corner| {
-                corner.resize(tile_elements(kernel), 0.0);
+            c => CORNER.with_borrow_mut(|corner| {
+                assert!(complete.is_some(), "a product in bf16 is complete at once");
+                corner.resize(tile_elements(kernel) + LINE, 0.0);
+                let skip = corner.as_ptr().align_offset(LINE * size_of::<f32>());
+                let corner = &mut corner[skip..];
                 let (row, first) = (across.len().next_multiple_of(LINE), [rows.start, cols.start]);
                 let blocks = Blocks { kernel, left, right, c: Shared::new(corner), at: 0, row, first, add, turned };
                 // SAFETY: the corner is this thread's; a tile of any kernel fits.
                 unsafe { blocks.multiply(rows, cols, whole) };
-                let ended = ended.expect("a product in bf16 is complete at once");
                 for (i, part) in down.zip(corner.chunks_exact_mut(row)) {
                     let part = &mut part[..across.len()];
-                    ended(i, across.start, part);
+                    ended(i, part);
                     // SAFETY: the caller's promise.
-                    halve(unsafe { c.piece(place(i), part.len()) }, part);
+                    unsafe { c.take(place(i), part, kernel.of_tiles()) };
                 }
             }),
         }
