@@ -20,6 +20,16 @@ fn matrix(numbers: &mut Numbers, (rows, cols): (usize, usize), stride: usize) ->
     (0..rows * stride).map(|i| if i % stride < cols { numbers.real() } else { f32::NAN }).collect()
 }
 
+/// These numbers where a line of memory begins, as they lie in a step: whole lines may then be written past the caches.
+fn on_a_line<'a, T: Copy>(x: &[T], room: &'a mut Vec<T>) -> &'a mut [T] {
+    const LINE: usize = 64;
+    room.extend(x.iter().copied().cycle().take(x.len() + LINE));
+    let skip = room.as_ptr().align_offset(LINE);
+    let there = &mut room[skip..][..x.len()];
+    there.copy_from_slice(x);
+    there
+}
+
 fn dense(x: &[f32], (rows, cols): (usize, usize), stride: usize, precision: Precision) -> Vec<f64> {
     let value = |x: f32| if precision == Precision::Bf16 { bf16::from_f32(x).to_f64() } else { f64::from(x) };
     (0..rows * cols).map(|i| value(x[i / cols * stride + i % cols])).collect()
@@ -48,10 +58,12 @@ fn hold(kernel: &Kernel, precision: Precision, layout: Layout, size: [usize; 3],
     hold_sums(&what, &sums, &c, [m, n, ldc]);
     if into == Into::Overwrite {
         // rounded when it is complete; where a slab of f32 is less deep than k, sums are added in another order
-        let mut half: Vec<bf16> = before.iter().map(|x| bf16::from_f32(*x)).collect();
+        let half: Vec<bf16> = before.iter().map(|x| bf16::from_f32(*x)).collect();
+        let mut room = Vec::new();
+        let half = on_a_line(&half, &mut room);
         let mut again = vec![1.0; sums.len()];
-        gemm::with(kernel, precision, layout, size, into, (ValuesMut::Bf16(&mut half), ldc), read_a, read_b, twice, &mut again);
-        for (i, (c, half)) in c.iter().zip(&half).enumerate() {
+        gemm::with(kernel, precision, layout, size, into, (ValuesMut::Bf16(half), ldc), read_a, read_b, twice, &mut again);
+        for (i, (c, half)) in c.iter().zip(half).enumerate() {
             let near = (half.to_f64() - f64::from(*c)).abs() <= f64::from(c.abs()) / 256.0 + 1e-4;
             let right = if k <= 1024 || c.is_nan() { half.to_bits() == bf16::from_f32(*c).to_bits() } else { near };
             assert!(right, "{what}: element {i} in bf16 is {half}, in f32 {c}");
@@ -62,10 +74,13 @@ fn hold(kernel: &Kernel, precision: Precision, layout: Layout, size: [usize; 3],
         // rounded beforehand in place of on the way: the same bits
         let [half_a, half_b] = [&a, &b].map(|x| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
         for (a, b) in [(Bf16(&half_a), F32(&b)), (F32(&a), Bf16(&half_b)), (Bf16(&half_a), Bf16(&half_b))] {
-            let mut again = before.clone();
-            gemm::with(kernel, precision, layout, size, into, ((&mut again[..]).into(), ldc), (a, lda), (b, ldb), twice, &mut []);
-            let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
-            assert!(c.iter().zip(&again).all(same), "{what}: operands in bf16 give another product");
+            let mut room = Vec::new();
+            let again = on_a_line(&before, &mut room);
+            gemm::with(kernel, precision, layout, size, into, ((&mut *again).into(), ldc), (a, lda), (b, ldb), twice, &mut []);
+            assert!(
+                c.iter().zip(again).all(|(a, b)| a.to_bits() == b.to_bits()),
+                "{what}: operands in bf16 give another product"
+            );
         }
     }
     for (i, c) in c.iter().enumerate() {
