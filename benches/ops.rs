@@ -10,7 +10,7 @@ use llm_train::ops::activation::{self, Activation};
 use llm_train::ops::adamw::{self, Step};
 use llm_train::ops::attention::{self, Heads};
 use llm_train::ops::gemm::Into;
-use llm_train::ops::norm::{self, Norm};
+use llm_train::ops::norm::{self, Norm, Onward};
 use llm_train::ops::rope::{self, Scaling};
 use llm_train::ops::verdict::Verdict;
 use llm_train::ops::{elementwise, embedding, linear, loss, qk_norm};
@@ -71,9 +71,11 @@ fn ops(c: &mut Criterion) {
             continue; // the rest is the same in both
         }
         bench("norm forward, layer", &|d| norm::forward(d, Norm::Layer, 1e-5, y, stats, x, gamma, Some(beta)));
-        bench("norm backward, layer", &|d| norm::backward(d, Norm::Layer, dx, dgamma, Some(dbeta), dy, x, stats, gamma));
+        bench("norm backward, layer", &|d| {
+            norm::backward(d, Norm::Layer, dx, dgamma, Some(dbeta), dy, x, stats, gamma, Onward::default())
+        });
         bench("norm forward, rms", &|d| norm::forward(d, Norm::Rms, 1e-5, y, stats, x, gamma, None));
-        bench("norm backward, rms", &|d| norm::backward(d, Norm::Rms, dx, dgamma, None, dy, x, stats, gamma));
+        bench("norm backward, rms", &|d| norm::backward(d, Norm::Rms, dx, dgamma, None, dy, x, stats, gamma, Onward::default()));
         bench("activation forward, gelu", &|d| activation::forward(d, gelu, act, up));
         bench("activation backward, gelu", &|d| activation::backward(d, gelu, dup, Some(dact), up, None, Some(act)));
         let (gates, dgates) = (up.rows(0, ROWS), dup.rows(0, ROWS));

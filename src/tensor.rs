@@ -162,6 +162,10 @@ impl Plan {
     pub fn operand(&mut self, kind: Kind, rows: usize, cols: usize) -> Tensor {
         self.place(kind, Tensor { at: 0, rows, cols, half: self.halves && cols.is_multiple_of(2) })
     }
+    /// A place for a copy in bf16 of a matrix that products read, where they round it to that anyway.
+    pub fn rounded(&mut self, kind: Kind, of: Tensor) -> Option<Tensor> {
+        (self.halves && of.cols.is_multiple_of(2)).then(|| self.place(kind, Tensor { half: true, ..of }))
+    }
     /// A place for a matrix of the same shape and type.
     pub fn like(&mut self, kind: Kind, t: Tensor) -> Tensor {
         self.place(kind, t)

@@ -11,7 +11,7 @@ use crate::ops::activation::Activation;
 use crate::ops::attention::{self, Heads};
 use crate::ops::elementwise;
 use crate::ops::gemm::Into;
-use crate::ops::norm::{self, Norm};
+use crate::ops::norm::{self, Norm, Onward};
 use crate::ops::{linear, mlp, qk_norm, rope};
 use crate::tensor::{Kind, Plan, Tensor};
 
@@ -184,6 +184,44 @@ impl Flight {
     }
 }
 
+/// The gradient of the residual stream: norms' backwards add to it, and leave beside it what the product needs that reads it next.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    pub d: Tensor,
+    /// As products read it, where they round it.
+    pub rounded: Option<Tensor>,
+    /// The sums of its columns (1, C) on their way to the bias of the block beneath, whose gradients are not open yet. None on a GPU, where a
+    /// product sums what it reads, and without biases.
+    pub sums: Option<Tensor>,
+}
+
+impl Stream {
+    pub fn plan(p: &mut Plan, kind: Kind, c: &Config, rows: usize) -> Stream {
+        let d = p.matrix(kind, rows, c.width);
+        let summed = !p.streams() && (c.out_bias || c.mlp_bias);
+        Stream { d, rounded: p.rounded(kind, d), sums: summed.then(|| p.vector(kind, c.width)) }
+    }
+    /// As a product reads it.
+    fn read(&self) -> Tensor {
+        self.rounded.unwrap_or(self.d)
+    }
+    /// What a norm's backward leaves for a product with this bias in the same block.
+    fn here(&self, bias: Option<Tensor>) -> Onward {
+        Onward { rounded: self.rounded, sums: bias.filter(|_| self.sums.is_some()) }
+    }
+    /// What it leaves for the block beneath.
+    pub fn beneath(&self, dev: &Device) -> Onward {
+        self.sums.iter().for_each(|sums| elementwise::zero(dev, *sums));
+        Onward { rounded: self.rounded, sums: self.sums }
+    }
+    /// The bias's gradient that the product has still to sum up: what the block above has left is added to it here.
+    fn from_above(&self, dev: &Device, bias: Option<Tensor>) -> Option<Tensor> {
+        let (Some(sums), Some(bias)) = (self.sums, bias) else { return bias };
+        linear::bias(dev, bias, sums);
+        None
+    }
+}
+
 /// y from x.
 pub fn forward(dev: &Device, k: &Wiring, y: Tensor, x: Tensor, w: &Weights, s: &Saved, rows: &Rows) {
     fill(dev, k, x, w, s, rows);
@@ -216,12 +254,12 @@ pub fn fill(dev: &Device, k: &Wiring, x: Tensor, w: &Weights, s: &Saved, rows: &
     mlp::forward(dev, k.activation, s.act, s.up, s.n2, &w.mlp);
 }
 
-/// `d` holds ∂L/∂y on entry and ∂L/∂x on return; gradients of the parameters are added to `g`; those of matrices are
+/// `d` holds ∂L/∂y on entry and ∂L/∂x on return, each with what is left beside it; gradients of the parameters are added to `g`; those of matrices are
 /// written where `into` says so.
 pub fn backward(
     dev: &Device,
     k: &Wiring,
-    d: Tensor,
+    stream: &Stream,
     x: Tensor,
     w: &Weights,
     g: &Weights,
@@ -230,10 +268,14 @@ pub fn backward(
     rows: &Rows,
     into: Into,
 ) {
-    mlp::backward(dev, k.activation, f.n, f.up, f.act, &g.mlp, d, s.n2, s.act, s.up, &w.mlp, into);
-    norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma);
+    let d = stream.d;
+    let of_mlp = mlp::Layers { down_bias: stream.from_above(dev, g.mlp.down_bias), ..g.mlp };
+    mlp::backward(dev, k.activation, f.n, f.up, f.act, &of_mlp, stream.read(), s.n2, s.act, s.up, &w.mlp, into);
+    let to_out = stream.here(g.out_bias);
+    norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma, to_out);
 
-    linear::backward(dev, f.att, g.out, g.out_bias, d, s.att, w.out, into);
+    let left = g.out_bias.filter(|_| to_out.sums.is_none());
+    linear::backward(dev, f.att, g.out, left, stream.read(), s.att, w.out, into);
     // what comes between changes the sums
     let (sums, later) = if k.qkv_untouched { (g.qkv_bias, None) } else { (None, g.qkv_bias) };
     let left = attention::backward(dev, f.qkv, sums, f.att, s.att, s.lse, s.qkv, k.heads, rows.starts).or(later);
@@ -246,5 +288,5 @@ pub fn backward(
         dqkv = draw;
     }
     linear::backward(dev, f.n, g.qkv, left, dqkv, s.n1, w.qkv, into);
-    norm::backward(dev, k.norm, d, g.norm1.gamma, g.norm1.beta, f.n, x, s.n1_stats, w.norm1.gamma);
+    norm::backward(dev, k.norm, d, g.norm1.gamma, g.norm1.beta, f.n, x, s.n1_stats, w.norm1.gamma, stream.beneath(dev));
 }

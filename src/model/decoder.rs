@@ -8,7 +8,7 @@
 //! `x` (rows, C) with rows = B·T. The logits of all rows, (B·T, V), never exist at once. With [`Recompute::Block`] one
 //! set of activations serves every block, filled again by the same function just before it is needed.
 use crate::device::{Device, Kept, range};
-use crate::model::block::{self, Flight, Rows, Saved, Wiring};
+use crate::model::block::{self, Flight, Rows, Saved, Stream, Wiring};
 use crate::model::config::{Config, Position};
 use crate::model::layout::{self, Layout, Place};
 use crate::model::{Group, Parameter, Pass, Schedule, init};
@@ -71,7 +71,7 @@ struct Training {
     grads: Layout,
     flight: Flight,
     /// ∂L/∂x of the block at hand.
-    d: Tensor,
+    stream: Stream,
 }
 
 /// Measured: logits of about this many elements at once, so that they stay in cache between product, loss and product
@@ -118,7 +118,7 @@ impl Decoder {
         let normed = p.operand(Kind::Activations, rows, c.width);
         let stats = p.matrix(Kind::Activations, rows, 2);
         let in_flight = grads.map(|grads| (grads, p.matrix(Kind::Activations, rows, c.width)));
-        let back = |p: &mut Plan, n| (Flight::plan(p, Kind::Workspace, &saved[0], n), p.matrix(Kind::Workspace, rows, c.width));
+        let back = |p: &mut Plan, n| (Flight::plan(p, Kind::Workspace, &saved[0], n), Stream::plan(p, Kind::Workspace, c, rows));
         let taken = in_flight.as_ref().map_or(0, |(_, n)| p.taken_by(|p| back(p, *n)));
         let (least, tile) = (LOGIT_ROWS.max(LOGITS / c.vocab_rows()), if p.streams() { TILE } else { 1 });
         let most = if p.streams() { least.max(taken.max(GPU_LOGITS) / c.vocab_rows()) } else { least };
@@ -128,8 +128,8 @@ impl Decoder {
             |p| p.matrix(Kind::Workspace, even, c.vocab_rows()),
             |p| {
                 in_flight.map(|(grads, n)| {
-                    let (flight, d) = back(p, n);
-                    Training { grads, flight, d }
+                    let (flight, stream) = back(p, n);
+                    Training { grads, flight, stream }
                 })
             },
         );
@@ -216,8 +216,8 @@ impl Decoder {
     ///
     /// Panics on a decoder that was planned for inference, and where the input is not B·T tokens.
     pub fn forward_backward(&self, dev: &Device, input: &Input, scale: f32, on: &mut impl Schedule) -> f64 {
-        let Training { grads, flight, d } = self.training.as_ref().expect("this decoder was planned without gradients");
-        let (c, w, d, last) = (&self.config, &self.weights, *d, self.config.layers + 1);
+        let Training { grads, flight, stream } = self.training.as_ref().expect("this decoder was planned without gradients");
+        let (c, w, d, last) = (&self.config, &self.weights, stream.d, self.config.layers + 1);
         let rows = input.rows();
         self.forward(dev, input, on);
 
@@ -242,7 +242,7 @@ impl Decoder {
         }
         elementwise::zero(dev, d);
         let (g, x) = (&grads.norm, self.x(c.layers));
-        norm::backward(dev, c.norm, d, g.gamma, g.beta, flight.n, x, self.stats, w.norm.gamma);
+        norm::backward(dev, c.norm, d, g.gamma, g.beta, flight.n, x, self.stats, w.norm.gamma, stream.beneath(dev));
         on.done(last, Pass::Backward);
         on.ready(last);
 
@@ -254,7 +254,7 @@ impl Decoder {
                 block::fill(dev, &self.wiring, x, &w.blocks[l], s, &rows);
             }
             let into = self.open(dev, group, on);
-            block::backward(dev, &self.wiring, d, x, &w.blocks[l], &grads.blocks[l], s, flight, &rows, into);
+            block::backward(dev, &self.wiring, stream, x, &w.blocks[l], &grads.blocks[l], s, flight, &rows, into);
             on.done(group, Pass::Backward);
             on.ready(group);
         }

@@ -102,17 +102,29 @@ pub(super) fn inputs(dev: &Device, d: &Cpu, dx: Tensor, dy: Tensor, w: Tensor) {
 pub(super) fn parameters(dev: &Device, d: &Cpu, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor, into: Into) {
     let (n, c, o) = (x.rows, x.cols, dy.cols);
     if let Some(db) = db {
-        let _at = dev.tally("linear db", 0, &[db, db, dy]);
-        d.arena.op([db], [dy], |[db], [dy]| {
-            column_sums(db, n, |rows, columns, sums| {
-                rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
-            });
-        });
+        bias(dev, db, dy);
     }
     let _at = dev.tally("linear dW", 2 * n * c * o, &written(dw, dy, x, into));
     d.arena.op_either([dw], [dy, x], |[dw], [dy, x]| {
         gemm::product(d.precision, Layout::TN, [o, c, n], into, (dw, c), (dy, o), (x, c));
     });
+}
+
+/// db += Σ_rows dy. Not on a GPU, where a product sums what it reads.
+pub fn bias(dev: &Device, db: Tensor, dy: Tensor) {
+    let o = dy.cols;
+    let _at = dev.tally("linear db", 0, &[db, db, dy]);
+    match dev {
+        Device::Cpu(d) => d.arena.op([db], [dy], |[db], [dy]| {
+            column_sums(db, dy.len() / o, |rows, columns, sums| {
+                rows.for_each(|r| add_to(sums, &dy[r * o..][columns.clone()]));
+            });
+        }),
+        Device::Cuda(_) => panic!("linear: the bias {db:?} by itself on a GPU"),
+        Device::Reference(d) => d.arena.op([db], [dy], |[db], [dy]| {
+            dy.chunks_exact(o).for_each(|row| db.iter_mut().zip(row).for_each(|(db, dy)| *db += dy));
+        }),
+    }
 }
 
 /// dw += dyᵀ x, or =; db += Σ dy, where db is an address other than null. Of dy, x and dw as they lie on the GPU.

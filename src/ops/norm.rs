@@ -9,9 +9,9 @@
 //! Rms:    dx += r (g − x̂ mean(g x̂))               dγ += Σ_rows dy x̂
 //! ```
 //! x, y (n, C); γ, β (1, C); stats (n, 2) keeps (mean, r), the mean of Rms being 0. dx is added to, because the gradient
-//! of the residual stream, which skips the norm, already lies there.
+//! of the residual stream, which skips the norm, already lies there. A product reads it next: [`Onward`].
 use super::rows::{Shared, fill_rows, in_f32, or_empty, sums_over_rows};
-use super::simd::{LANES, add_to, fetch, fold, sum, wide};
+use super::simd::{LANES, add_to, fetch, fold, halve, sum, wide};
 use crate::device::cuda::{BLOCKS, Grid, float};
 use crate::device::{Device, Values, ValuesMut};
 use crate::tensor::Tensor;
@@ -64,7 +64,16 @@ pub fn forward(dev: &Device, kind: Norm, eps: f32, y: Tensor, stats: Tensor, x: 
     }
 }
 
-/// dx += ∂x; dγ += ∂γ; dβ += ∂β.
+/// What the product that reads dx needs of it, made while a row is in cache. Not on a GPU, where products make both.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Onward {
+    /// = dx rounded to bf16, (n, C).
+    pub rounded: Option<Tensor>,
+    /// += Σ_rows dx, (1, C): the gradient of the product's bias.
+    pub sums: Option<Tensor>,
+}
+
+/// dx += ∂x; dγ += ∂γ; dβ += ∂β; then what is asked for of dx.
 pub fn backward(
     dev: &Device,
     kind: Norm,
@@ -75,30 +84,46 @@ pub fn backward(
     x: Tensor,
     stats: Tensor,
     gamma: Tensor,
+    onward: Onward,
 ) {
     let c = x.cols;
     assert!((dx.rows, dx.cols) == (x.rows, c) && (dy.rows, dy.cols) == (x.rows, c), "norm: dx {dx:?}, dy {dy:?}, x {x:?}");
     assert_eq!(dgamma.len(), c, "norm: dgamma {dgamma:?} of {c} columns");
     check(kind, stats, x, gamma, dbeta);
-    let outs = [dx, dgamma, or_empty(dbeta)];
-    let _at = dev.tally("norm backward", 0, &[dx, dx, dgamma, dgamma, outs[2], outs[2], dy, x, stats, gamma]);
+    let (outs, [rounded, sums]) = ([dx, dgamma, or_empty(dbeta)], [onward.rounded, onward.sums].map(or_empty));
+    let _at =
+        dev.tally("norm backward", 0, &[dx, dx, dgamma, dgamma, outs[2], outs[2], rounded, sums, sums, dy, x, stats, gamma]);
+    assert!([0, x.len()].contains(&rounded.len()) && [0, c].contains(&sums.len()), "norm: {onward:?} of {x:?}");
+    assert!(onward.rounded.is_none_or(|t| t.half), "norm: {onward:?}, expected bf16");
     match dev {
-        Device::Cpu(d) => d.arena.op_either(outs, [dy, x, stats, gamma], |outs, [dy, x, stats, gamma]| {
-            // one pass: a row's dx and its part of the sums, while it is in cache
-            let ([dx, dgamma, dbeta], [dy, x, stats]) = (outs.map(ValuesMut::f32), [dy, x, stats].map(Values::f32));
-            let dx = Shared::new(dx);
-            in_f32([gamma], |[gamma]| {
-                sums_over_rows([dgamma, dbeta], x.len() / c, |r, [dgamma, dbeta]| {
-                    let [dy, x] = [dy, x].map(|rows| &rows[r * c..][..c]);
-                    let stats = [stats[2 * r], stats[2 * r + 1]];
-                    // SAFETY: the row is this task's alone.
-                    row_backward(kind, unsafe { dx.piece(r * c, c) }, dy, x, stats, gamma);
-                    add_gamma(dgamma, dy, x, stats[0], stats[1]);
-                    add_to(dbeta, &dy[..dbeta.len()]);
+        Device::Cpu(d) => {
+            let [dx, dgamma, dbeta] = outs;
+            let (outs, ins) = ([dx, dgamma, dbeta, sums, rounded], [dy, x, stats, gamma]);
+            d.arena.op_either(outs, ins, |[dx, dgamma, dbeta, sums, rounded], [dy, x, stats, gamma]| {
+                // one pass: a row's dx and its part of the sums, while it is in cache
+                let ([dx, dgamma, dbeta, sums], [dy, x, stats]) =
+                    ([dx, dgamma, dbeta, sums].map(ValuesMut::f32), [dy, x, stats].map(Values::f32));
+                let dx = Shared::new(dx);
+                let rounded = onward.rounded.map(|_| Shared::new(rounded.bf16()));
+                in_f32([gamma], |[gamma]| {
+                    sums_over_rows([dgamma, dbeta, sums], x.len() / c, |r, [dgamma, dbeta, sums]| {
+                        let [dy, x] = [dy, x].map(|rows| &rows[r * c..][..c]);
+                        let stats = [stats[2 * r], stats[2 * r + 1]];
+                        // SAFETY: the row is this task's alone, here and below.
+                        let dx = unsafe { dx.piece(r * c, c) };
+                        row_backward(kind, dx, dy, x, stats, gamma);
+                        add_gamma(dgamma, dy, x, stats[0], stats[1]);
+                        add_to(dbeta, &dy[..dbeta.len()]);
+                        add_to(sums, &dx[..sums.len()]);
+                        if let Some(rounded) = rounded {
+                            halve(unsafe { rounded.piece(r * c, c) }, dx);
+                        }
+                    });
                 });
             });
-        }),
+        }
         Device::Cuda(d) => {
+            assert!(rounded.len() + sums.len() == 0, "norm: {onward:?} on a GPU");
             let n = x.rows;
             let ([dx, dgamma, dbeta], [dy, x, stats, gamma]) = d.op(outs, [dy, x, stats, gamma]);
             let (kernel, blocks) = if c > WIDE { ("norm_backward_wide", n) } else { ("norm_backward", n.div_ceil(ROWS)) };
@@ -110,9 +135,15 @@ pub fn backward(
             let grid = Grid::new([c.div_ceil(32), 2, 1], [32, 8, 1]);
             d.launch("column_reduce", grid, &[dgamma, dbeta, partials, blocks as u64, c as u64]);
         }
-        Device::Reference(d) => d.arena.op(outs, [dy, x, stats, gamma], |[dx, dgamma, dbeta], [dy, x, stats, gamma]| {
-            reference::backward(kind, dx, dgamma, dbeta, dy, x, stats, gamma);
-        }),
+        Device::Reference(d) => {
+            let [dx, dgamma, dbeta] = outs;
+            d.arena.op([dx, dgamma, dbeta, sums], [dy, x, stats, gamma], |[dx, dgamma, dbeta, sums], [dy, x, stats, gamma]| {
+                reference::backward(kind, dx, dgamma, dbeta, dy, x, stats, gamma);
+                if !sums.is_empty() {
+                    dx.chunks_exact(c).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x));
+                }
+            });
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 use crate::arguments;
 use crate::numbers::{Answers, assert_close, random};
 use crate::simulator::{Buffer, Real, each_real, mutated};
-use llm_train::ops::norm::{self, Norm};
+use llm_train::ops::norm::{self, Norm, Onward};
 
 const EPS: f32 = 1e-5;
 
@@ -64,7 +64,7 @@ fn norm() {
                     assert_close(&format!("{name}: stats"), &forward[1].to_vec::<f32>(), &dev.read(tstats), Real::Float);
 
                     // both passes read the reference's statistics, so that only the backward is compared
-                    norm::backward(&dev, kind, tdx, tdgamma, tbeta.map(|_| tdbeta), tdy, ts, tstats, tgamma);
+                    norm::backward(&dev, kind, tdx, tdgamma, tbeta.map(|_| tdbeta), tdy, ts, tstats, tgamma, Onward::default());
                     let (ss, dys, stats) = (sim.real(&s), sim.real(&dy), Buffer::of(&dev.read(tstats)));
                     for blocks in [1, n.min(3)] {
                         let backward = sim.in_every_order(|| {

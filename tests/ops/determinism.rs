@@ -5,7 +5,7 @@ use llm_train::device::{Device, Precision};
 use llm_train::ops::activation::Activation;
 use llm_train::ops::attention::Heads;
 use llm_train::ops::gemm::Into;
-use llm_train::ops::norm::Norm;
+use llm_train::ops::norm::{Norm, Onward};
 use llm_train::ops::{activation, attention, elementwise, embedding, linear, loss, norm, qk_norm};
 use llm_train::tensor::Tensor;
 
@@ -69,7 +69,7 @@ fn of_everything_else() {
     let tokens: Vec<u32> = (0..n as u32).map(|i| i * i % 50).collect();
     repeat(&b, Precision::Fp32, &[y, dx, dz, dgamma, dbeta, dgamma_q, dgamma_k, table], true, |dev| {
         norm::forward(dev, Norm::Layer, 1e-5, y, stats, x, gamma, None);
-        norm::backward(dev, Norm::Layer, dx, dgamma, Some(dbeta), dy, x, stats, gamma);
+        norm::backward(dev, Norm::Layer, dx, dgamma, Some(dbeta), dy, x, stats, gamma, Onward::default());
         embedding::backward(dev, table, None, dy, &tokens, n, 0, None);
         activation::forward(dev, Activation::Gelu, y, x);
         qk_norm::forward(dev, dz, stats_qk, x, gamma_q, gamma_q, 1e-6, h);

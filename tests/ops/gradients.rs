@@ -3,7 +3,7 @@ use crate::bench::{Bench, Numbers, against, differentiate, exact};
 use llm_train::ops::activation::Activation;
 use llm_train::ops::attention::Heads;
 use llm_train::ops::gemm::Into;
-use llm_train::ops::norm::Norm;
+use llm_train::ops::norm::{Norm, Onward};
 use llm_train::ops::rope::Scaling;
 use llm_train::ops::{MASKED, activation, attention, elementwise, embedding, linear, loss, norm, qk_norm, rope};
 use llm_train::tensor::Tensor;
@@ -44,7 +44,7 @@ fn of_norms() {
             against(&dev, y, &weight)
         };
         value();
-        norm::backward(&dev, kind, dx, dgamma, dbeta, dy, x, stats, gamma);
+        norm::backward(&dev, kind, dx, dgamma, dbeta, dy, x, stats, gamma, Onward::default());
         differentiate("norm dx", &dev, x, &exact(&dev, dx), value);
         differentiate("norm dgamma", &dev, gamma, &exact(&dev, dgamma), value);
         if let (Some(beta), Some(dbeta)) = (beta, dbeta) {
@@ -52,7 +52,7 @@ fn of_norms() {
         }
         // dx is added to
         let once = exact(&dev, dx);
-        norm::backward(&dev, kind, dx, dgamma, dbeta, dy, x, stats, gamma);
+        norm::backward(&dev, kind, dx, dgamma, dbeta, dy, x, stats, gamma, Onward::default());
         exact(&dev, dx).iter().zip(once).for_each(|(twice, once)| assert!((twice - 2.0 * once).abs() < 1e-12));
     }
 }

@@ -7,7 +7,7 @@ use llm_train::ops::adamw::Step;
 use llm_train::ops::attention::Heads;
 use llm_train::ops::gemm::Into;
 use llm_train::ops::mlp::{self, Layers};
-use llm_train::ops::norm::Norm;
+use llm_train::ops::norm::{Norm, Onward};
 use llm_train::ops::rope::Scaling;
 use llm_train::ops::verdict::Verdict;
 use llm_train::ops::{MASKED, activation, adamw, attention, elementwise, embedding, linear, loss, norm, qk_norm, rope};
@@ -94,9 +94,11 @@ fn of_norms() {
             let (y, stats, x, gamma, beta) = (b.output(n, c), b.output(n, 2), b.matrix(n, c), b.matrix(1, c), b.matrix(1, c));
             let (dx, dgamma, dbeta, dy) = (b.matrix(n, c), b.matrix(1, c), b.matrix(1, c), b.matrix(n, c));
             let option = |t| (kind == Norm::Layer).then_some(t);
-            b.agree(&format!("{kind:?} {n} {c}"), &[y, dx, dgamma, dbeta], 2e-5, |dev| {
+            let sums = b.matrix(1, c);
+            b.agree(&format!("{kind:?} {n} {c}"), &[y, dx, dgamma, dbeta, sums], 2e-5, |dev| {
                 norm::forward(dev, kind, 1e-3, y, stats, x, gamma, option(beta));
-                norm::backward(dev, kind, dx, dgamma, option(dbeta), dy, x, stats, gamma);
+                let onward = Onward { rounded: None, sums: Some(sums) };
+                norm::backward(dev, kind, dx, dgamma, option(dbeta), dy, x, stats, gamma, onward);
             });
         }
     }

@@ -13,7 +13,7 @@ use crate::ops::activation::Activation;
 use crate::ops::adamw::Step;
 use crate::ops::attention::Heads;
 use crate::ops::gemm::{Into, Kernel, kernels};
-use crate::ops::norm::Norm;
+use crate::ops::norm::{Norm, Onward};
 use crate::ops::rope::Scaling;
 use crate::ops::verdict::Verdict;
 use crate::ops::{MASKED, activation, adamw, attention, elementwise, embedding, linear, loss, norm, qk_norm, rope, simd};
@@ -273,7 +273,7 @@ fn plain(n: usize, c: usize, all: &mut Vec<Case>) {
         all.push(b.case(&format!("{kind:?} norm {size}"), &[y, stats, dx, dgamma, dbeta], 2e-5, move |dev| {
             let option = |t| (kind == Norm::Layer).then_some(t);
             norm::forward(dev, kind, 1e-3, y, stats, x, gamma, option(beta));
-            norm::backward(dev, kind, dx, dgamma, option(dbeta), dy, x, stats, gamma);
+            norm::backward(dev, kind, dx, dgamma, option(dbeta), dy, x, stats, gamma, Onward::default());
         }));
     }
 

@@ -153,6 +153,19 @@ impl Source<'_> {
             }
             return;
         }
+        #[cfg(target_arch = "x86_64")]
+        if part.pair == 2 && !self.along_k && to.width < SIDE && part.depth > 0 && level() >= Level::Avx512 {
+            let Source { stride, along_k, .. } = *self;
+            // SAFETY: the caller's promise; the processor has AVX-512: `level` asked it.
+            return unsafe {
+                match self.numbers {
+                    Numbers::F32(x) | Numbers::Rounding(x) => {
+                        squares::narrow(to, units, Lying { x: rounding(x), stride, along_k }, part)
+                    }
+                    Numbers::Bf16(x) => squares::narrow(to, units, Lying { x, stride, along_k }, part),
+                }
+            };
+        }
         match self.numbers {
             Numbers::F32(x) => panels_plain(to, units, x, self.stride, self.along_k, part),
             Numbers::Rounding(x) => panels_rounding(to, units, rounding(x), self.stride, self.along_k, part),

@@ -6,10 +6,11 @@
 //! memory across        line: 16 numbers of k, 16 of k + 1  = a unit of 16 rows
 //! ```
 //! What lies past the last row or k is never read: loads have masks. Rounding is that of [`crate::ops::simd::to_bf16`], to the bit.
-use super::pack::{Lying, Part, Rounding, SIDE};
+use super::pack::{Lying, Panels, Part, Rounding, SIDE};
 use crate::ops::simd::fetch;
 use half::bf16;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 type Lines = [__m512i; SIDE];
 
@@ -93,6 +94,8 @@ impl Halves for bf16 {
 
 /// Units by which memory's rows are asked for early: the next square's.
 const AHEAD: usize = SIDE;
+/// The same where a unit of all panels follows the other: the next two.
+const UNITS_AHEAD: usize = 2;
 
 /// The square of rows `row` … and units `unit` …, as its first `lines` lines, `line` apart: rows, or units.
 ///
@@ -132,6 +135,34 @@ pub unsafe fn square<T: Halves>(
     for (i, x) in square.into_iter().enumerate().take(lines) {
         // SAFETY: the caller's promise.
         unsafe { _mm512_storeu_si512(to.add(i * line).cast(), x) };
+    }
+}
+
+/// [panel][unit][row]: some units of all panels of the part, which are narrower than a square, from rows that lie side by side.
+///
+/// # Safety
+/// As [`Source::panels`](super::Source::panels); the processor has AVX-512 F and BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn narrow<T: Halves>(to: Panels, units: Range<usize>, from: Lying<T>, part: Part) {
+    assert!(!from.along_k && to.width < SIDE, "panels of {} rows", to.width);
+    let last = (part.k + part.depth - 1) * from.stride + part.row + part.rows;
+    assert!(last <= from.x.len(), "{part:?}: past {} numbers", from.x.len());
+    for u in units {
+        // what lies past the last k is zero
+        let [of_a, of_b] = [2 * u, 2 * u + 1].map(|k| k < part.depth);
+        let at = from.x.as_ptr().wrapping_add((part.k + 2 * u) * from.stride + part.row);
+        for (panel, row) in (0..part.rows).step_by(to.width).enumerate() {
+            let (a, rows) = (at.wrapping_add(row), to.width.min(part.rows - row));
+            let b = a.wrapping_add(from.stride);
+            fetch(a.wrapping_add(2 * UNITS_AHEAD * from.stride));
+            fetch(b.wrapping_add(2 * UNITS_AHEAD * from.stride));
+            // SAFETY: within x, as asserted, or not read; the caller's promise.
+            unsafe {
+                let line = T::across(a, b, [of_a, of_b].map(|there| if there { rows } else { 0 }));
+                let place = to.start.add(panel * to.stride + u * to.width);
+                _mm512_mask_storeu_epi32(place.cast(), first(to.width) as u16, line);
+            }
+        }
     }
 }
 
