@@ -11,7 +11,7 @@
 //! x, y (n, C); γ, β (1, C); stats (n, 2) keeps (mean, r), the mean of Rms being 0. dx is added to, because the gradient
 //! of the residual stream, which skips the norm, already lies there. A product reads it next: [`Onward`].
 use super::rows::{Shared, fill_rows, in_f32, or_empty, sums_over_rows};
-use super::simd::{LANES, add_to, fetch, fold, halve, sum, wide};
+use super::simd::{add_to, halve, sums, wide};
 use crate::device::cuda::{BLOCKS, Grid, float};
 use crate::device::{Device, Values, ValuesMut};
 use crate::tensor::Tensor;
@@ -167,31 +167,11 @@ fn check(kind: Norm, stats: Tensor, x: Tensor, gamma: Tensor, beta: Option<Tenso
     assert!(beta.is_none_or(|b| kind == Norm::Layer && b.len() == x.cols), "norm: beta {beta:?} for {kind:?} of {x:?}");
 }
 
-/// As [`sum`], of several numbers at once; the `len` numbers behind those that begin at `rows` are asked for.
-#[inline(always)]
-fn sums<const N: usize, const R: usize>(len: usize, rows: [*const f32; R], f: impl Fn(usize) -> [f32; N]) -> [f32; N] {
-    let mut lanes = [[0f32; LANES]; N];
-    let whole = len - len % LANES;
-    for first in (0..whole).step_by(LANES) {
-        rows.iter().for_each(|row| fetch(row.wrapping_add(len + first)));
-        #[allow(clippy::needless_range_loop)] // the compiler makes vectors of this form, and not of a closure
-        for lane in 0..LANES {
-            let x = f(first + lane);
-            (0..N).for_each(|n| lanes[n][lane] += x[n]);
-        }
-    }
-    for i in whole..len {
-        let x = f(i);
-        (0..N).for_each(|n| lanes[n][i - whole] += x[n]);
-    }
-    lanes.map(fold)
-}
-
 wide! {
     fn row_stats(kind: Norm, eps: f32, x: &[f32]) -> [f32; 2] {
         let c = x.len();
-        let mean = if kind == Norm::Layer { sum(c, |i| x[i]) / c as f32 } else { 0.0 };
-        let [squares] = sums(c, [x.as_ptr()], |i| [(x[i] - mean) * (x[i] - mean)]);
+        let mean = if kind == Norm::Layer { sums([x], |[x]| [x])[0] / c as f32 } else { 0.0 };
+        let [squares] = sums([x], |[x]| [(x - mean) * (x - mean)]);
         let variance = squares / c as f32;
         [mean, 1.0 / (variance + eps).sqrt()]
     }
@@ -211,15 +191,13 @@ wide! {
         }
     }
 
-    /// The rows behind these are asked for.
     fn row_backward(kind: Norm, dx: &mut [f32], dy: &[f32], x: &[f32], stats: [f32; 2], gamma: &[f32]) {
         let c = x.len();
         let (dx, dy, gamma) = (&mut dx[..c], &dy[..c], &gamma[..c]);
         let [mean, scale] = stats;
-        let behind = [x.as_ptr(), dy.as_ptr(), dx.as_ptr()];
-        let [along, level] = sums(c, behind, |i| {
-            let g = gamma[i] * dy[i];
-            [g * ((x[i] - mean) * scale), g]
+        let [along, level] = sums([x, dy, gamma], |[x, dy, gamma]| {
+            let g = gamma * dy;
+            [g * ((x - mean) * scale), g]
         });
         let along = along / c as f32;
         let level = if kind == Norm::Layer { level / c as f32 } else { 0.0 };

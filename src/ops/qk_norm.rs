@@ -7,7 +7,7 @@
 //! heads; stats (n, H + K) keeps r.
 use super::attention::Heads;
 use super::rows::{in_f32, ordered_sum_of_rows, per_task, pieces};
-use super::simd::{sum, wide};
+use super::simd::{sums, wide};
 use crate::device::cuda::{BLOCKS, Grid, float};
 use crate::device::{Device, Values, ValuesMut};
 use crate::tensor::Tensor;
@@ -147,7 +147,8 @@ wide! {
         y[copied..].copy_from_slice(&x[copied..]);
         for (head, ((y, x), r)) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(stats).enumerate() {
             let gamma = if head < h.q { gamma_q } else { gamma_k };
-            *r = 1.0 / (sum(d, |i| x[i] * x[i]) / d as f32 + eps).sqrt();
+            let [squares] = sums([x], |[x]| [x * x]);
+            *r = 1.0 / (squares / d as f32 + eps).sqrt();
             for ((y, x), gamma) in y.iter_mut().zip(x).zip(gamma) {
                 *y = gamma * (x * *r);
             }
@@ -161,7 +162,8 @@ wide! {
         let heads = dx.chunks_exact_mut(d).zip(dy.chunks_exact(d)).zip(x.chunks_exact(d)).zip(stats);
         for (head, (((dx, dy), x), r)) in heads.enumerate() {
             let gamma = if head < h.q { &gamma_q[..d] } else { &gamma_k[..d] };
-            let along = sum(d, |i| gamma[i] * dy[i] * (x[i] * r)) / d as f32;
+            let [along] = sums([x, dy, gamma], |[x, dy, gamma]| [gamma * dy * (x * r)]);
+            let along = along / d as f32;
             for (((dx, dy), x), gamma) in dx.iter_mut().zip(dy).zip(x).zip(gamma) {
                 *dx = r * (gamma * dy - x * r * along);
             }

@@ -157,20 +157,31 @@ pub fn fold(lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Σ f(i) over `0..len`, in [`LANES`] interleaved sums.
+/// Σ_i f(x₀[i], x₁[i], …), of several numbers at once, each in [`LANES`] interleaved sums; all x are as long as the first. What lies behind
+/// them is asked for: with rows, the next one.
 #[inline(always)]
-pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let whole = len - len % LANES;
-    for first in (0..whole).step_by(LANES) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(first + lane);
+pub fn sums<const I: usize, const N: usize>(x: [&[f32]; I], f: impl Fn([f32; I]) -> [f32; N]) -> [f32; N] {
+    let len = x[0].len();
+    let mut lanes = [[0f32; LANES]; N];
+    // chunks of a known length, or the compiler makes no vectors of this
+    let chunks = x.map(|x| x[..len].as_chunks::<LANES>());
+    for chunk in 0..len / LANES {
+        let x: [&[f32; LANES]; I] = std::array::from_fn(|i| &chunks[i].0[chunk]);
+        x.iter().for_each(|x| fetch(x.as_ptr().wrapping_add(len)));
+        for lane in 0..LANES {
+            let found = f(x.map(|x| x[lane]));
+            for n in 0..N {
+                lanes[n][lane] += found[n];
+            }
         }
     }
-    for i in whole..len {
-        lanes[i - whole] += f(i);
+    for lane in 0..len % LANES {
+        let found = f(chunks.map(|(_, rest)| rest[lane]));
+        for n in 0..N {
+            lanes[n][lane] += found[n];
+        }
     }
-    fold(lanes)
+    lanes.map(fold)
 }
 
 /// aᵀ b.
@@ -421,7 +432,7 @@ mod tests {
         for len in 0..70 {
             let x: Vec<f32> = (0..len).map(|i| (i + 1) as f32).collect();
             let total = (len * (len + 1) / 2) as f32;
-            assert_eq!(sum(len, |i| x[i]), total);
+            assert_eq!(sums([&x, &x[..]], |[x, y]| [x, 2.0 * y]), [total, 2.0 * total]);
             assert_eq!(dot(&x, &vec![1.0; len]), total);
             assert_eq!(max(&x), if len == 0 { f32::NEG_INFINITY } else { len as f32 });
             for at in 0..len {
