@@ -56,18 +56,22 @@ pub enum Level {
 /// 0: not asked yet; otherwise the level in use and one.
 static KNOWN: AtomicU8 = AtomicU8::new(0);
 
-/// The one in use: the widest that this processor has, or less where `LLM_TRAIN_ISA` or [`limit`] asks for less.
-#[inline]
+/// The one in use: the widest that this processor has, or less where `LLM_TRAIN_ISA` or [`limit`] asks for less. Asked for every few
+/// hundred numbers: it has to be no call.
+#[inline(always)]
 pub fn level() -> Level {
     match KNOWN.load(Ordering::Relaxed) {
         1 => Level::Portable,
         2 => Level::Avx2,
         3 => Level::Avx512,
-        _ => {
-            limit(forced().map_or(Level::Avx512, |name| beside(&name)));
-            level()
-        }
+        _ => first_asked(),
     }
+}
+
+#[cold]
+fn first_asked() -> Level {
+    limit(forced().map_or(Level::Avx512, |name| beside(&name)));
+    level()
 }
 
 /// Nothing wider than `most` from now on, in the whole process.

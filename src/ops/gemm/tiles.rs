@@ -19,7 +19,7 @@ use std::ops::Range;
 
 /// Measured: units of a packed slab, 4 MiB of each operand.
 const SLAB: usize = 1 << 20;
-/// Measured: numbers of k in a slab, so that it is not too narrow.
+/// Measured: numbers of k in a slab, so that it is not too narrow; units for a kernel of tiles, whose passes over c cost more.
 const DEPTH: usize = 1024;
 /// Structural: vectors are loaded from its start.
 const LINE: usize = 16;
@@ -50,7 +50,7 @@ const WIDER: usize = 4;
 /// by tiles in the order of their rows.
 ///
 /// A c in bf16 is summed in a corner of f32, tile by tile: a slab is then as deep as k, however narrow. A kernel of tiles does so with every
-/// c that it completes at once, and writes it past the caches: else lines of c come from memory, to be overwritten.
+/// c, which it writes past the caches: else lines of c come from memory, to be overwritten.
 ///
 /// A wide b that lies as rows of k is taken for the left operand, which needs no packing: cᵀ = bᵀ·aᵀ. Not by a kernel of tiles:
 /// it is so fast that turning its blocks takes longer than packing b.
@@ -86,7 +86,11 @@ fn parts(
     assert!(k > 0, "{m} × {n}: a sum of nothing");
     assert!(sums.is_empty() || !turned, "{m} × {n}: sums over what lies across");
     let c = SharedValues::new(c);
-    let most = if matches!(c, SharedValues::F32(_)) { DEPTH } else { k };
+    let most = match c {
+        SharedValues::F32(_) if kernel.of_tiles() => DEPTH * kernel.pair,
+        SharedValues::F32(_) => DEPTH,
+        SharedValues::Bf16(_) => k,
+    };
     let deep = evenly(k, most, 2 * kernel.depth);
     let units = kernel.units(deep.min(k));
     let wide = evenly(n, (SLAB / units).max(kernel.cols), kernel.cols);
@@ -224,7 +228,7 @@ impl Slabs<'_> {
         };
         let ended = |i: usize, part: &mut [f32]| complete.iter().for_each(|(_, ended)| ended(i, across.start, part));
         match c {
-            SharedValues::F32(c) if !kernel.of_tiles() || add || complete.is_none() => {
+            SharedValues::F32(c) if !kernel.of_tiles() => {
                 let blocks = Blocks { kernel, left, right, c, at: 0, row: self.row, first: [0, 0], add, turned };
                 // SAFETY: the caller's promise.
                 unsafe { blocks.multiply(rows, cols, whole) };
@@ -234,18 +238,20 @@ impl Slabs<'_> {
                 }
             }
             c => CORNER.with_borrow_mut(|corner| {
-                assert!(complete.is_some(), "a product in bf16 is complete at once");
                 corner.resize(tile_elements(kernel) + LINE, 0.0);
                 let skip = corner.as_ptr().align_offset(LINE * size_of::<f32>());
                 let corner = &mut corner[skip..];
                 let (row, first) = (across.len().next_multiple_of(LINE), [rows.start, cols.start]);
-                let blocks = Blocks { kernel, left, right, c: Shared::new(corner), at: 0, row, first, add, turned };
+                let blocks = Blocks { kernel, left, right, c: Shared::new(corner), at: 0, row, first, add: false, turned };
                 // SAFETY: the corner is this thread's; a tile of any kernel fits.
                 unsafe { blocks.multiply(rows, cols, whole) };
                 for (i, part) in down.zip(corner.chunks_exact_mut(row)) {
                     let part = &mut part[..across.len()];
+                    if let (SharedValues::F32(c), true) = (c, add) {
+                        // SAFETY: the caller's promise, here and below.
+                        add_to(part, unsafe { c.piece(place(i), part.len()) });
+                    }
                     ended(i, part);
-                    // SAFETY: the caller's promise.
                     unsafe { c.take(place(i), part, kernel.of_tiles()) };
                 }
             }),
