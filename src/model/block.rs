@@ -215,7 +215,7 @@ impl Stream {
         Onward { rounded: self.rounded, sums: self.sums }
     }
     /// The bias's gradient that the product has still to sum up: what the block above has left is added to it here.
-    fn from_above(&self, dev: &Device, bias: Option<Tensor>) -> Option<Tensor> {
+    fn taken_in(&self, dev: &Device, bias: Option<Tensor>) -> Option<Tensor> {
         let (Some(sums), Some(bias)) = (self.sums, bias) else { return bias };
         linear::bias(dev, bias, sums);
         None
@@ -269,7 +269,7 @@ pub fn backward(
     into: Into,
 ) {
     let d = stream.d;
-    let of_mlp = mlp::Layers { down_bias: stream.from_above(dev, g.mlp.down_bias), ..g.mlp };
+    let of_mlp = mlp::Layers { down_bias: stream.taken_in(dev, g.mlp.down_bias), ..g.mlp };
     mlp::backward(dev, k.activation, f.n, f.up, f.act, &of_mlp, stream.read(), s.n2, s.act, s.up, &w.mlp, into);
     let to_out = stream.here(g.out_bias);
     norm::backward(dev, k.norm, d, g.norm2.gamma, g.norm2.beta, f.n, s.m, s.n2_stats, w.norm2.gamma, to_out);
