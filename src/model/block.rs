@@ -254,8 +254,8 @@ pub fn fill(dev: &Device, k: &Wiring, x: Tensor, w: &Weights, s: &Saved, rows: &
     mlp::forward(dev, k.activation, s.act, s.up, s.n2, &w.mlp);
 }
 
-/// `d` holds ∂L/∂y on entry and ∂L/∂x on return, each with what is left beside it; gradients of the parameters are added to `g`; those of matrices are
-/// written where `into` says so.
+/// `stream` holds ∂L/∂y on entry and ∂L/∂x on return, each with what is left beside it; gradients of the parameters are added to `g`; those of
+/// matrices are written where `into` says so.
 pub fn backward(
     dev: &Device,
     k: &Wiring,

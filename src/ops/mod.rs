@@ -23,6 +23,7 @@ pub mod linear;
 pub mod loss;
 pub mod mlp;
 pub mod norm;
+mod past_caches;
 pub mod qk_norm;
 pub mod rope;
 pub mod rows;

@@ -1,6 +1,7 @@
 //! How the ops share their work among threads: pieces of fixed size, whatever the number of threads, so that no sum
 //! depends on it.
-use super::simd::{add_to, halve, past_caches, widen};
+use super::past_caches;
+use super::simd::{add_to, halve, widen};
 use crate::device::{Values, ValuesMut, threads};
 use crate::tensor::Tensor;
 use half::bf16;
@@ -235,10 +236,10 @@ impl<'a> SharedValues<'a> {
             ValuesMut::Bf16(x) => SharedValues::Bf16(Shared::new(x)),
         }
     }
-    /// The elements from `at` on become these, rounded where they are bf16; past the caches if `past`: see [`past_caches`].
+    /// The elements from `at` on become these, rounded where they are bf16; past the caches if `past`.
     ///
     /// # Safety
-    /// As for [`Shared::piece`].
+    /// As for [`Shared::piece`]; past the caches as for [`past_caches::copy`].
     pub unsafe fn take(&self, at: usize, x: &[f32], past: bool) {
         // SAFETY: the caller's promise.
         unsafe {

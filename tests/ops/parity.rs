@@ -353,6 +353,7 @@ fn of_outputs_in_bf16() {
         let mut m = |rows, cols| plan.matrix(Kind::Activations, rows, cols);
         let (x, two, gamma, beta, stats, y) = (m(n, c), m(n, 2 * c), m(1, c), m(1, c), m(n, 2), m(n, c));
         let half = plan.operand(Kind::Activations, n, c);
+        let rounded = plan.rounded(Kind::Workspace, y).expect("a place in bf16");
         let dev = Device::cpu(&plan, 2, &[], Precision::Bf16).unwrap();
         let mut numbers = Numbers::new((n * c) as u64);
         for t in [x, two, gamma, beta] {
@@ -371,6 +372,12 @@ fn of_outputs_in_bf16() {
         };
         same("layer norm", &|y| norm::forward(&dev, Norm::Layer, 1e-5, y, stats, x, gamma, Some(beta)));
         same("rms norm", &|y| norm::forward(&dev, Norm::Rms, 1e-5, y, stats, x, gamma, None));
+        // the gradient that a norm leaves, and what it leaves of it for products
+        let onward = Onward { rounded: Some(rounded), sums: None };
+        dev.install(|| norm::backward(&dev, Norm::Rms, y, beta, None, x, x, stats, gamma, onward));
+        let (whole, found) = (dev.read(y), dev.read(rounded));
+        let expected = whole.iter().map(|x| bf16::from_f32(*x).to_f32().to_bits());
+        assert!(expected.eq(found.iter().map(|x| x.to_bits())), "norm backward {n} × {c}");
         for kind in [Activation::Gelu, Activation::Relu, Activation::SwiGlu] {
             let x = if kind == Activation::SwiGlu { two } else { x };
             same(&format!("{kind:?}"), &|y| activation::forward(&dev, kind, y, x));

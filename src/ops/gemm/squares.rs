@@ -287,13 +287,46 @@ mod tests {
         }
     }
 
+    /// Panels of twelve rows, of which the last is not whole.
+    fn hold_narrow<T: Number + Halves>(x: &[T]) {
+        const NONE: u32 = 0xdead_beef;
+        const WIDTH: usize = 12;
+        for (rows, depth) in [1, 12, 30].into_iter().flat_map(|rows| [1, 2, 31, 50].map(|depth| (rows, depth))) {
+            let part = Part { row: 3, rows, k: 2, depth, pair: 2 };
+            // nothing lies behind the last number
+            let from = Lying { x: &x[..(1 + depth) * 37 + 3 + rows], stride: 37, along_k: false };
+            let (stride, units) = (WIDTH * 30 + 5, depth.div_ceil(2) + 2);
+            let mut room = vec![NONE; rows.div_ceil(WIDTH) * stride];
+            let to = Panels { start: room.as_mut_ptr(), width: WIDTH, stride };
+            // SAFETY: the level was asked; the panels lie there.
+            unsafe { narrow(to, 1..units, from, part) };
+            for (i, unit) in room.iter().enumerate() {
+                let (panel, u, row) = (i / stride, i % stride / WIDTH, i % stride % WIDTH);
+                let there = (1..units).contains(&u);
+                let expected = || pack::square(from, part, [panel * WIDTH + row, u], false)[0][0];
+                // rows that the last panel lacks are zero
+                let expected = if !there {
+                    NONE
+                } else if panel * WIDTH + row < rows {
+                    expected()
+                } else {
+                    0
+                };
+                assert_eq!(*unit, expected, "{part:?}: panel {panel}, unit {u}, row {row}");
+            }
+        }
+    }
+
     #[test]
     fn are_those_packed_number_by_number() {
         if supported() < Level::Avx512 {
             return println!("squares in AVX-512: passed over, the processor lacks it");
         }
         let x = numbers(61 * 60);
+        let halves: Vec<_> = x.iter().map(|x| bf16::from_f32(*x)).collect();
         hold(rounding(&x));
-        hold(&x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
+        hold(&halves);
+        hold_narrow(rounding(&x));
+        hold_narrow(&halves);
     }
 }

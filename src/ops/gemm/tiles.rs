@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! slab    (rows or columns) × depth    packed by all threads; both operands' slabs stay in the last-level cache
-//! tile    of c, see `Kernel::tile`     one task; its sums stay in the second-level cache for the whole depth
+//! tile    of c, see `Kernel::tile`     one task; its sums, of AMX those of a strip, stay in the second-level cache for the whole depth
 //! block   of the kernel                its sums stay in registers for a stretch of k; b's panel in the first-level cache
 //! ```
 //! Tiles lie along a curve that halves the longer side again and again, and a thread takes a stretch of it: neighbours in
@@ -12,8 +12,10 @@ use super::operands::{Left, Right, each, left, left_room, lies_ready, right, rig
 use super::pack::Source;
 use super::{Finisher, Into, Kernel, Write, evenly, kernels};
 use crate::device::{Memory, threads};
+use crate::ops::past_caches;
 use crate::ops::rows::{Shared, SharedValues};
-use crate::ops::simd::{add_to, past_caches};
+use crate::ops::simd::add_to;
+use half::bf16;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -21,11 +23,14 @@ use std::ops::Range;
 const SLAB: usize = 1 << 20;
 /// Measured: numbers of k in a slab, so that it is not too narrow; units for a kernel of tiles, whose passes over c cost more.
 const DEPTH: usize = 1024;
+/// Structural: bytes of a c that is larger than a second-level cache, and so written past the caches by a kernel of tiles.
+const LARGE: usize = 2 << 20;
 /// Structural: vectors are loaded from its start.
 const LINE: usize = 16;
 
 thread_local! {
-    /// The sums of a tile that is rounded when it is complete; taken by the first step, then reused.
+    /// The sums of a tile, or of a strip of one, that do not lie in c: they are rounded first, or written past the caches. Taken by the
+    /// first step, then reused.
     static CORNER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// Packed slabs of a product that this thread began, in huge pages where they are large; grown by the first step, then
     /// reused.
@@ -50,7 +55,7 @@ const WIDER: usize = 4;
 /// by tiles in the order of their rows.
 ///
 /// A c in bf16 is summed in a corner of f32, tile by tile: a slab is then as deep as k, however narrow. A kernel of tiles does so with every
-/// c, which it writes past the caches: else lines of c come from memory, to be overwritten.
+/// c, and writes a large one past the caches: else its lines come from memory, to be overwritten.
 ///
 /// A wide b that lies as rows of k is taken for the left operand, which needs no packing: cᵀ = bᵀ·aᵀ. Not by a kernel of tiles:
 /// it is so fast that turning its blocks takes longer than packing b.
@@ -86,11 +91,12 @@ fn parts(
     assert!(k > 0, "{m} × {n}: a sum of nothing");
     assert!(sums.is_empty() || !turned, "{m} × {n}: sums over what lies across");
     let c = SharedValues::new(c);
-    let most = match c {
-        SharedValues::F32(_) if kernel.of_tiles() => DEPTH * kernel.pair,
-        SharedValues::F32(_) => DEPTH,
-        SharedValues::Bf16(_) => k,
+    let (most, bytes) = match c {
+        SharedValues::F32(_) if kernel.of_tiles() => (DEPTH * kernel.pair, size_of::<f32>()),
+        SharedValues::F32(_) => (DEPTH, size_of::<f32>()),
+        SharedValues::Bf16(_) => (k, size_of::<bf16>()),
     };
+    let past = kernel.of_tiles() && m * n * bytes >= LARGE;
     let deep = evenly(k, most, 2 * kernel.depth);
     let units = kernel.units(deep.min(k));
     let wide = evenly(n, (SLAB / units).max(kernel.cols), kernel.cols);
@@ -131,7 +137,7 @@ fn parts(
                     };
                     packed = Some((rows.start, left));
                     let add = into == Into::Add || depth.start > 0;
-                    let slabs = Slabs { kernel, left, right, depth: depth.len(), c, row, add, turned };
+                    let slabs = Slabs { kernel, left, right, depth: depth.len(), c, row, add, turned, past };
                     let last = depth.end == k;
                     slabs.tiles(rows.clone(), cols.clone(), |tile, at| {
                         let ended = |i: usize, col: usize, part: &mut [f32]| {
@@ -169,6 +175,8 @@ struct Slabs<'a> {
     row: usize,
     add: bool,
     turned: bool,
+    /// c is written past the caches.
+    past: bool,
 }
 
 impl Slabs<'_> {
@@ -200,13 +208,12 @@ impl Slabs<'_> {
         [rows, cols]: [Range<usize>; 2],
         complete: Option<(impl Fn(Range<usize>, Range<usize>), impl Fn(usize, usize, &mut [f32]))>,
     ) {
-        let of_tiles = self.kernel.of_tiles();
-        let high = if of_tiles { self.kernel.rows } else { rows.len() };
+        let high = if self.kernel.of_tiles() { self.kernel.rows } else { rows.len() };
         for strip in cut(rows.len(), high) {
             // SAFETY: the caller's promise.
             unsafe { self.strip([rows.start + strip.start..rows.start + strip.end, cols.clone()], complete.as_ref()) };
         }
-        if of_tiles {
+        if self.past {
             past_caches::fence();
         }
     }
@@ -218,7 +225,7 @@ impl Slabs<'_> {
         [rows, cols]: [Range<usize>; 2],
         complete: Option<&(impl Fn(Range<usize>, Range<usize>), impl Fn(usize, usize, &mut [f32]))>,
     ) {
-        let Slabs { kernel, left, right, depth, c, add, turned, .. } = *self;
+        let Slabs { kernel, left, right, depth, c, add, turned, past, .. } = *self;
         let (down, across) = if turned { (cols.clone(), rows.clone()) } else { (rows.clone(), cols.clone()) };
         let place = |i: usize| i * self.row + across.start;
         let whole = |rows: Range<usize>, cols: Range<usize>| {
@@ -252,7 +259,7 @@ impl Slabs<'_> {
                         add_to(part, unsafe { c.piece(place(i), part.len()) });
                     }
                     ended(i, part);
-                    unsafe { c.take(place(i), part, kernel.of_tiles()) };
+                    unsafe { c.take(place(i), part, past) };
                 }
             }),
         }
