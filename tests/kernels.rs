@@ -1,5 +1,6 @@
-//! Attention by every kernel that products have, those of processors that are not at hand among them (`ops/emulated.rs`): tiles and pairs have
-//! operands of their own form. The kernel is one for the whole process, so this test has a process of its own.
+//! Attention and an MLP by every kernel that products have, those of processors that are not at hand among them (`ops/emulated.rs`): tiles and
+//! pairs have operands of their own form, and tiles write large results past the caches. The kernel is one for the whole process, so that
+//! these tests have a process of their own, and take turns.
 #[path = "ops/emulated.rs"]
 mod emulated;
 #[path = "ops/numbers.rs"]
@@ -7,11 +8,17 @@ mod numbers;
 
 use half::bf16;
 use llm_train::device::{Device, Precision};
+use llm_train::ops::activation::Activation;
 use llm_train::ops::attention::{self, Heads};
-use llm_train::ops::gemm::Kernel;
 use llm_train::ops::gemm::kernels::{ALL, choose};
+use llm_train::ops::gemm::{Into, Kernel};
+use llm_train::ops::mlp::{self, Layers};
 use llm_train::tensor::{Kind, Plan, Tensor};
 use numbers::Numbers;
+use std::sync::{Mutex, PoisonError};
+
+/// Held by the test that chooses kernels.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Heads narrow, wide, and too wide to be read where they lie; sequences that end within a strip, a tile, and a second tile.
 const HEADS: [Heads; 8] = [
@@ -63,6 +70,7 @@ fn on(h: Heads, in_bf16: bool, starts: Option<&[u32]>, device: impl Fn(&Plan) ->
 
 #[test]
 fn agree_on_attention() {
+    let _mine = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for (kernel, h) in kernels().into_iter().flat_map(|kernel| HEADS.map(|h| (kernel, h))) {
         let documents: Vec<u32> = (0..2 * h.seq).map(|n| (n % h.seq / 50 * 50) as u32).collect();
         for starts in [None, Some(&documents[..])] {
@@ -88,6 +96,40 @@ fn agree_on_attention() {
                 let values = |x: &[f32]| x.chunks(h.width()).map(|row| row[(h.q + h.kv) * h.size..].to_vec()).collect::<Vec<_>>();
                 let as_they_are = [rounded[0] == exact[0], values(&rounded[2]) == values(&exact[2])];
                 assert!(h.seq == 1 || as_they_are == [false; 2], "{} {h:?}: p was not rounded, {as_they_are:?}", kernel.name);
+            }
+        }
+    }
+}
+
+/// As large as what AMX writes past the caches, in bf16 too; rows that are no whole tiles.
+#[test]
+fn agree_on_a_large_mlp() {
+    let _mine = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let run = |in_bf16, device: &dyn Fn(&Plan) -> Device| {
+        let ((n, c, f), mut plan) = ((300, 32, 4096), Plan::with_halves(in_bf16));
+        let [act, dinner] = [(); 2].map(|()| plan.operand(Kind::Activations, n, f));
+        let mut m = |rows, cols| plan.matrix(Kind::Activations, rows, cols);
+        let [x, dy, dx, inner] = [m(n, c), m(n, c), m(n, c), m(n, f)];
+        let [w, g] = [(); 2].map(|()| Layers { up: m(f, c), up_bias: Some(m(1, f)), down: m(c, f), down_bias: Some(m(1, c)) });
+        let dev = device(&plan);
+        for (seed, (t, scale)) in [(x, 1.0), (dy, 1.0), (w.up, 1.0 / 16.0), (w.down, 1.0 / 16.0)].into_iter().enumerate() {
+            dev.write(t, &some(t.len(), seed as u64).iter().map(|x| scale * x).collect::<Vec<_>>());
+        }
+        dev.install(|| {
+            mlp::forward(&dev, Activation::Gelu, act, inner, x, &w);
+            mlp::backward(&dev, Activation::Gelu, dx, dinner, None, &g, dy, x, act, inner, &w, Into::Overwrite);
+        });
+        [act, inner, dinner, dx, g.up, g.up_bias.expect("given"), g.down].map(|t| dev.read(t))
+    };
+    let expected = run(false, &|plan| Device::reference(plan).unwrap());
+    for kernel in kernels() {
+        choose(Precision::Bf16, kernel);
+        let found = run(true, &|plan| Device::cpu(plan, 2, &[], Precision::Bf16).unwrap());
+        for (t, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            let size = expected.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+            for (i, (expected, found)) in expected.iter().zip(found).enumerate() {
+                let what = format!("{}, output {t}: element {i} is {found}, not {expected}", kernel.name);
+                assert!((expected - found).abs() <= size / 200.0, "{what}");
             }
         }
     }

@@ -78,7 +78,8 @@ struct Training {
 /// (two cores of an AMD EPYC, V = 2,048, C = 256: 512 rows 0.97, 128 rows 1.04, 1,024 rows 1.15 s) …
 const LOGITS: usize = 1 << 20;
 /// … but never fewer rows than this, for which the head's matrix is packed and its gradient read each time (V = 50,304,
-/// C = 768: 128 rows 4 % fewer tokens/s, 64 rows a quarter fewer). More take memory: 51 MB a further 256.
+/// C = 768: 128 rows 4 % fewer tokens/s, 64 rows a quarter fewer). Training takes as many as C, whose logits are as large as that gradient
+/// (512 rows beside 256: fp32 1.04, bf16 1.01 on Zen 5; 1,024 beside 256, bf16 by AMX: 1.15), or as fit where gradients lie afterwards.
 const LOGIT_ROWS: usize = 256;
 /// On a GPU at least so many elements, and as many as the gradients of a block take there afterwards: each chunk reads and writes the
 /// head's gradient whole, 8 V C bytes. Measured (H100, V = 50,304, C = 1,600): 256 rows 210 TFLOP/s in the backward's products, which
@@ -120,8 +121,9 @@ impl Decoder {
         let in_flight = grads.map(|grads| (grads, p.matrix(Kind::Activations, rows, c.width)));
         let back = |p: &mut Plan, n| (Flight::plan(p, Kind::Workspace, &saved[0], n), Stream::plan(p, Kind::Workspace, c, rows));
         let taken = in_flight.as_ref().map_or(0, |(_, n)| p.taken_by(|p| back(p, *n)));
-        let (least, tile) = (LOGIT_ROWS.max(LOGITS / c.vocab_rows()), if p.streams() { TILE } else { 1 });
-        let most = if p.streams() { least.max(taken.max(GPU_LOGITS) / c.vocab_rows()) } else { least };
+        let (tile, some, width) = if p.streams() { (TILE, GPU_LOGITS, 0) } else { (1, LOGITS, c.width) };
+        let least = if in_flight.is_some() { LOGIT_ROWS.max(width) } else { LOGIT_ROWS };
+        let most = least.max(taken.max(some) / c.vocab_rows());
         let even = rows.div_ceil(rows.div_ceil(most).max(1)).next_multiple_of(tile).min(rows);
         let (passing, logits, training) = p.in_turn(
             Kind::Workspace,

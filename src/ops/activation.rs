@@ -93,7 +93,7 @@ pub fn backward(
                 let mut part = |first: usize, y: &mut [f32]| part_backward(kind, dx, y, dy, x, first);
                 if again {
                     // SAFETY: as above.
-                    unsafe { y.fill(r * f, f, part) };
+                    unsafe { y.fill(r * f, f, false, part) };
                 } else {
                     (0..f).step_by(PART).for_each(|first| part(first, &mut [0.0; PART][..PART.min(f - first)]));
                 }

@@ -117,14 +117,16 @@ fn forward_on_cpu(
     let operands = [x, w, or_empty(b)];
     let _at = dev.tally("linear forward", 2 * n * c * f, &[act, inner, x, w, operands[2]]);
     d.arena.op_either([act, inner], operands, |[act, inner], [x, w, b]| {
-        let act = SharedValues::new(act);
+        let (act, past) = (SharedValues::new(act), gemm::writes_past(d.precision, [n, f]));
         in_f32([b], |[b]| {
             let finish = |row: usize, col: usize, sum: &mut [f32]| {
                 if !b.is_empty() {
                     add_to(sum, &b[col..][..sum.len()]);
                 }
                 // SAFETY: each part of a row is seen once, by one task.
-                unsafe { act.fill(row * f + col, sum.len(), |at, act| activation::value(kind, act, &sum[at..][..act.len()])) };
+                unsafe {
+                    act.fill(row * f + col, sum.len(), past, |at, act| activation::value(kind, act, &sum[at..][..act.len()]))
+                };
             };
             gemm::finished(d.precision, Layout::NT, [n, f, c], Into::Overwrite, (inner, f), (x, c), (w, c), finish, &mut []);
         });
@@ -154,7 +156,7 @@ fn backward_on_cpu(
         let (n, c, f, db) = (dy.rows, dy.cols, act.cols, or_empty(g.up_bias));
         let _at = dev.tally("linear dx", 2 * n * c * f, &[dinner, dy, inner, w, db, db, act]);
         d.arena.op_either([dinner, db, act], [dy, inner, w], |[dinner, db, act], [dy, inner, w]| {
-            let (act, inner) = (SharedValues::new(act), inner.f32());
+            let (act, inner, past) = (SharedValues::new(act), inner.f32(), gemm::writes_past(d.precision, [n, f]));
             let finish = |row: usize, col: usize, dact: &mut [f32]| {
                 let (at, len) = (row * f + col, dact.len());
                 let slope = |first: usize, act: &mut [f32]| {
@@ -162,7 +164,7 @@ fn backward_on_cpu(
                     activation::slope(kind, &mut dact[first..][..n], act, &inner[at + first..][..n]);
                 };
                 // SAFETY: each part of a row is seen once, by one task.
-                unsafe { act.fill(at, len, slope) };
+                unsafe { act.fill(at, len, past, slope) };
             };
             let (size, finish) = ([n, f, c], Beside(inner, f, finish));
             gemm::finished(d.precision, Layout::NN, size, Into::Overwrite, (dinner, f), (dy, c), (w, f), finish, db.f32());

@@ -251,11 +251,12 @@ impl<'a> SharedValues<'a> {
             }
         }
     }
-    /// The elements `at .. at + len` become what `f` writes, [`PART`] of them at a time: `f(first, part)`.
+    /// The elements `at .. at + len` become what `f` writes, [`PART`] of them at a time: `f(first, part)`. Those in bf16 go past the caches if
+    /// `past`.
     ///
     /// # Safety
-    /// As for [`Shared::piece`].
-    pub unsafe fn fill(&self, at: usize, len: usize, mut f: impl FnMut(usize, &mut [f32])) {
+    /// As for [`SharedValues::take`].
+    pub unsafe fn fill(&self, at: usize, len: usize, past: bool, mut f: impl FnMut(usize, &mut [f32])) {
         match self {
             // SAFETY: the caller's promise.
             SharedValues::F32(x) => f(0, unsafe { x.piece(at, len) }),
@@ -265,7 +266,12 @@ impl<'a> SharedValues<'a> {
                 for (i, to) in unsafe { x.piece(at, len) }.chunks_mut(PART).enumerate() {
                     let part = &mut room[..to.len()];
                     f(i * PART, part);
-                    halve(to, part);
+                    if past {
+                        // SAFETY: as above.
+                        unsafe { past_caches::halve(to, part) };
+                    } else {
+                        halve(to, part);
+                    }
                 }
             }
         }

@@ -95,6 +95,7 @@ pub static TILES: Kernel = Kernel {
     depth: 16,
     rows_at_once: 16,
     tile: [192, 256],
+    stretch: 384,
     multiply: tiles_32x32,
     ..PORTABLE
 };

@@ -5,6 +5,8 @@
 //! c (32, 32) = four tiles      a (32 rows, 32 k) = two tiles, packed or read where it lies      b (32 k, 32 columns) = two panels
 //! tdpbf16ps  c[i][j] += Σ_p  a[i][2p] b[p][2j] + a[i][2p+1] b[p][2j+1]                p < 16
 //! ```
+//! a's rows are read again for each panel: they stay in the first-level cache, since b is loaded as what is not to stay there (`tileloaddt1`).
+//! Measured, a tile of 192 × 256 from the second-level cache: 2,080 beside 1,960 GFLOP/s where k = 384, 2,210 beside 1,670 where k = 768.
 use super::micro::Block;
 use std::arch::asm;
 use std::cell::Cell;
@@ -98,8 +100,8 @@ unsafe fn whole(x: Block) {
                 "tileloadd tmm2, [{low} + {s}*1]" "tileloadd tmm3, [{low} + {s}*1 + 64]"
             ],
             step: [
-                "tileloadd tmm6, [{b} + {t}*1]" "tileloadd tmm4, [{a} + {s}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
-                "tileloadd tmm7, [{right} + {t}*1]" "tdpbf16ps tmm1, tmm4, tmm7"
+                "tileloaddt1 tmm6, [{b} + {t}*1]" "tileloadd tmm4, [{a} + {s}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+                "tileloaddt1 tmm7, [{right} + {t}*1]" "tdpbf16ps tmm1, tmm4, tmm7"
                 "tileloadd tmm5, [{low} + {s}*1]" "tdpbf16ps tmm2, tmm5, tmm6" "tdpbf16ps tmm3, tmm5, tmm7"
             ],
             end: [
@@ -119,8 +121,8 @@ unsafe fn upper(x: Block) {
             begin: ["tilezero tmm0" "tilezero tmm1"],
             resume: ["tileloadd tmm0, [{c} + {s}*1]" "tileloadd tmm1, [{c} + {s}*1 + 64]" "/* {low} */"],
             step: [
-                "tileloadd tmm6, [{b} + {t}*1]" "tileloadd tmm4, [{a} + {s}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
-                "tileloadd tmm7, [{right} + {t}*1]" "tdpbf16ps tmm1, tmm4, tmm7"
+                "tileloaddt1 tmm6, [{b} + {t}*1]" "tileloadd tmm4, [{a} + {s}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+                "tileloaddt1 tmm7, [{right} + {t}*1]" "tdpbf16ps tmm1, tmm4, tmm7"
             ],
             end: ["tilestored [{c} + {s}*1], tmm0" "tilestored [{c} + {s}*1 + 64], tmm1" "/* {low} */"]);
     }

@@ -35,7 +35,7 @@ pub struct Kernel {
     pub tile: [usize; 2],
     /// Whether it reads rows of b where they lie.
     pub b_lies: bool,
-    /// Units of k between two passes over c: a panel's part then stays in the first-level cache.
+    /// Units of k between two passes over c: a panel's part, or that of a block's rows, then stays in the first-level cache.
     pub stretch: usize,
     pub available: fn() -> bool,
     /// Multiplies `rows` rows of a block. See [`Block`].
@@ -95,6 +95,8 @@ pub static AMX: Kernel = Kernel {
     rows_at_once: 16,
     // measured (Intel AMX): 2 % of a step's products beside 96 × 256
     tile: [192, 256],
+    // a block's rows stay in the first-level cache, which b passes by
+    stretch: 384,
     available: || (AVX512_BF16.available)() && amx::available(),
     multiply: amx::multiply_32x32,
     ..PORTABLE

@@ -160,6 +160,12 @@ pub fn finished(
     with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish, sums);
 }
 
+/// Whether a product into so many rows × columns, of bf16 or f32, writes them past the caches; what its [`Finisher`] writes may then go there too, since
+/// a fence ends each tile.
+pub fn writes_past(precision: Precision, [m, n]: [usize; 2]) -> bool {
+    m > thin::ROWS && tiles::writes_past(kernels::chosen(precision), m * n * size_of::<half::bf16>())
+}
+
 /// As [`finished`], by a certain kernel.
 pub fn with(
     kernel: &Kernel,

@@ -55,7 +55,7 @@ pub fn multiply([m, n, k]: [usize; 3], into: Into, (c, row): Write, a: Source, b
             for (i, found) in found.iter().enumerate().take(m) {
                 // SAFETY: these columns are this task's alone.
                 unsafe {
-                    c.fill(i * row + first, some.len(), |at, c| {
+                    c.fill(i * row + first, some.len(), false, |at, c| {
                         let found = &found[at..][..c.len()];
                         if into == Into::Add {
                             add_to(c, found)

@@ -48,6 +48,11 @@ fn tile_elements(kernel: &Kernel) -> usize {
     kernel.tile[0] * kernel.tile[1]
 }
 
+/// Whether a product by this kernel writes results of so many bytes past the caches.
+pub fn writes_past(kernel: &Kernel, bytes: usize) -> bool {
+    kernel.of_tiles() && bytes >= LARGE
+}
+
 /// Measured (Intel AVX-512): where b has so many more columns than a has rows, packing b is what takes the time.
 const WIDER: usize = 4;
 
@@ -96,7 +101,7 @@ fn parts(
         SharedValues::F32(_) => (DEPTH, size_of::<f32>()),
         SharedValues::Bf16(_) => (k, size_of::<bf16>()),
     };
-    let past = kernel.of_tiles() && m * n * bytes >= LARGE;
+    let past = writes_past(kernel, m * n * bytes);
     let deep = evenly(k, most, 2 * kernel.depth);
     let units = kernel.units(deep.min(k));
     let wide = evenly(n, (SLAB / units).max(kernel.cols), kernel.cols);
