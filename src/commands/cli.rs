@@ -90,7 +90,7 @@ pub struct GenerateArgs {
     /// Operands of matrix products; bf16 reads half as much for a token, bf16-true keeps nothing else
     #[arg(long, value_name = "fp32|bf16|bf16-true", default_value = "fp32", value_parser = PRECISIONS, hide_possible_values = true)]
     pub precision: String,
-    /// Threads [default: the cores this process may use]
+    /// Threads [default: the physical cores this process may use]
     #[arg(long, value_name = "N", value_parser = threads())]
     pub threads: Option<u16>,
     /// Write the text and tokens per second for machines
@@ -125,7 +125,7 @@ pub struct EvalArgs {
     /// Operands of matrix products; bf16-true: weights too
     #[arg(long, value_name = "fp32|bf16|bf16-true", default_value = "fp32", hide_possible_values = true, value_parser = PRECISIONS)]
     pub precision: String,
-    /// Threads [default: the cores this process may use]
+    /// Threads [default: the physical cores this process may use]
     #[arg(long, value_name = "N", value_parser = threads())]
     pub threads: Option<u16>,
     /// Write loss, perplexity and bits per byte for machines

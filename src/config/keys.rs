@@ -170,7 +170,7 @@ pub const KEYS: &[Key] = &[
         "Type in which NCCL sums gradients; bf16: half the bytes"),
     key("system", "nondeterministic", "nondeterministic", Switch("no-nondeterministic"), Is("false"),
         "On GPUs, sums in any order: faster, other bits in each run"),
-    key("system", "threads", "threads", Count { least: 1, most: 4096 }, Else("the cores the rank may use"), "Threads per rank"),
+    key("system", "threads", "threads", Count { least: 1, most: 4096 }, Else("the physical cores the rank may use"), "Threads per rank"),
     key("system", "zero", "zero", Count { least: 0, most: 1 }, Is("0"),
         "Optimizer state: 0, whole on every rank; 1, divided among them"),
     key("system", "recompute", "recompute", Choice("none|block"), Is("none"),

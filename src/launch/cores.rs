@@ -1,14 +1,16 @@
 //! The cores that this process may really use: the affinity mask that the launcher set.
 
-/// Cores in the affinity mask, ascending.
+use super::machine::Machine;
+
+/// Cores in the affinity mask, ascending; hardware threads each count as one.
 pub fn affinity() -> Vec<usize> {
     let cores = mask("self");
     if cores.is_empty() { (0..available()).collect() } else { cores }
 }
 
-/// How many cores a process alone on its mask may use.
+/// How many physical cores a process alone on its mask may use.
 pub fn usable_cores() -> usize {
-    affinity().len().min(available()).max(1)
+    Machine::here().whole_first(&affinity()).1.min(available()).max(1)
 }
 
 /// Cores that the control group's limit of processor time leaves to all of its processes; no limit: as many as you like.

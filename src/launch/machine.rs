@@ -1,9 +1,10 @@
-//! What `/sys` says of where things sit in this machine: the NUMA nodes with their cores, and the node of a GPU or of a
-//! network card.
+//! What `/sys` says of where things sit in this machine: the NUMA nodes with their cores, which of these are one core's hardware threads, and the
+//! node of a GPU or of a network card.
 //!
 //! | what | where |
 //! |---|---|
 //! | cores of a node | `devices/system/node/node3/cpulist` |
+//! | hardware threads of a core | `devices/system/cpu/cpu3/topology/thread_siblings_list` |
 //! | node of a GPU | `bus/pci/devices/0000:1b:00.0/numa_node`; −1: nobody knows |
 //! | network cards | `class/infiniband`, else `class/cxi`, else those of `class/net` that are hardware |
 use super::cores;
@@ -47,6 +48,19 @@ impl Machine {
         let mut all: Vec<Domain> = self.names("devices/system/node").iter().filter_map(domain).collect();
         all.sort();
         all
+    }
+
+    /// These cores as threads take them: of each physical core one hardware thread, then the others; and how many physical cores they are. Where
+    /// the system does not tell, each is one.
+    pub fn whole_first(&self, cores: &[usize]) -> (Vec<usize>, usize) {
+        let first = |core: &usize| {
+            let list = self.read(&format!("devices/system/cpu/cpu{core}/topology/thread_siblings_list")).unwrap_or_default();
+            cores::parse(&list).iter().all(|other| other >= core || !cores.contains(other))
+        };
+        let (mut order, rest): (Vec<usize>, Vec<usize>) = cores.iter().partition(|core| first(core));
+        let whole = order.len();
+        order.extend(rest);
+        (order, whole)
     }
 
     /// The NUMA node of a PCI device, by its bus id as a driver writes it.
@@ -128,6 +142,21 @@ mod tests {
         let expected = [(0, 0..4), (1, 4..8), (10, 8..12)].map(|(number, cores)| Domain { number, cores: cores.collect() });
         assert_eq!(found, expected);
         assert!(Machine::at(Path::new("/nowhere")).domains().is_empty());
+    }
+
+    #[test]
+    fn a_core_counts_once_whatever_its_hardware_threads() {
+        let lists: Vec<(String, String)> = (0..8)
+            .map(|cpu| {
+                (format!("devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"), format!("{},{}", cpu % 4, cpu % 4 + 4))
+            })
+            .collect();
+        let files: Vec<(&str, &str)> = lists.iter().map(|(file, list)| (file.as_str(), list.as_str())).collect();
+        let tree = Tree::new("siblings", &files);
+        let machine = Machine::at(&tree.0);
+        assert_eq!(machine.whole_first(&[0, 1, 4, 5]), (vec![0, 1, 4, 5], 2));
+        assert_eq!(machine.whole_first(&[0, 4, 5, 6]), (vec![0, 5, 6, 4], 3), "5 and 6 are all that is given of their cores");
+        assert_eq!(machine.whole_first(&[3, 8]), (vec![3, 8], 2), "of 8 nothing is known");
     }
 
     #[test]

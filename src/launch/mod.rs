@@ -33,6 +33,8 @@ pub struct Launch {
     pub local_size: usize,
     /// Cores that this rank may use.
     pub cores: Vec<usize>,
+    /// The same, of each physical core one hardware thread first.
+    order: Vec<usize>,
     /// Threads it will compute with.
     pub threads: usize,
     /// The MPI library's own version line.
@@ -52,8 +54,10 @@ pub struct Place {
     pub host: String,
     /// The lowest rank that shares memory with it.
     pub node: usize,
-    /// Cores in its affinity mask.
+    /// Cores in its affinity mask, hardware threads each as one.
     pub cores: Vec<usize>,
+    /// How many physical cores they are.
+    pub whole: usize,
     /// The NUMA nodes that they lie in; none where the system does not tell.
     pub near: Vec<usize>,
     /// The network cards of its host.
@@ -68,7 +72,7 @@ pub struct Place {
 }
 
 impl Launch {
-    /// Brings the ranks together. `threads` as asked for; else the cores the rank may use, shared with the ranks of its
+    /// Brings the ranks together. `threads` as asked for; else the physical cores the rank may use, shared with the ranks of its
     /// host that may use the same ones. `began`: when the program started.
     pub fn start(threads: Option<usize>, began: Instant) -> Launch {
         let host = hostname();
@@ -97,13 +101,14 @@ impl Launch {
             }
         };
         let (machine, cores) = (Machine::here(), cores::affinity());
-        let domains = machine.domains();
+        let (domains, (order, whole)) = (machine.domains(), machine.whole_first(&cores));
         let mine = Place {
             host: slurm::node().unwrap_or_else(|| host.clone()),
             node,
             near: touched(&domains, &cores),
             nics: machine.nics(),
             cores,
+            whole,
             room: cores::room(),
             open: cores::open(),
             threads: threads.unwrap_or(0),
@@ -119,6 +124,7 @@ impl Launch {
             local_rank: local(&ranks[..rank]),
             local_size: local(&ranks),
             cores: mine.cores,
+            order,
             threads: ranks[rank].threads,
             library,
             init_seconds,
@@ -151,7 +157,7 @@ impl Launch {
         let mine = &self.ranks[self.rank()];
         let others = self.ranks.iter().enumerate().filter(|(r, p)| *r != self.rank() && p.node == mine.node);
         let alone = others.flat_map(|(_, p)| &p.cores).all(|core| !self.cores.contains(core));
-        if alone && self.cores.len() < mine.open && self.threads <= self.cores.len() { &self.cores } else { &[] }
+        if alone && self.cores.len() < mine.open && self.threads <= self.cores.len() { &self.order } else { &[] }
     }
     /// Seconds since the program started.
     pub fn elapsed(&self) -> f64 {
@@ -243,14 +249,14 @@ pub fn check<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|e| fault::abort(&e.to_string()))
 }
 
-/// Threads for those who did not ask for a number: the cores a rank may use, shared with the ranks of its node that may
-/// use the same ones, no more than Slurm was asked for.
+/// Threads for those who did not ask for a number: the physical cores a rank may use, shared with the ranks of its node that may
+/// use the same ones, no more than Slurm was asked for. Hardware threads of a core share what multiplies.
 fn share(mut ranks: Vec<Place>, cpus_per_task: Option<usize>) -> Vec<Place> {
     let all = ranks.clone();
     for place in ranks.iter_mut().filter(|p| p.threads == 0) {
         let neighbours = all.iter().filter(|p| p.node == place.node);
         let sharing = neighbours.clone().filter(|p| p.cores == place.cores).count();
-        let fair = (place.cores.len() / sharing).min(place.room / neighbours.count());
+        let fair = (place.whole / sharing).min(place.room / neighbours.count());
         place.threads = cpus_per_task.unwrap_or(usize::MAX).min(fair).max(1);
     }
     ranks
@@ -272,11 +278,11 @@ fn refuse(rank: usize, what: &str) -> ! {
 
 impl Place {
     fn write(&self) -> String {
-        let Place { host, node, cores, near, nics, room, open, threads, pid } = self;
+        let Place { host, node, cores, whole, near, nics, room, open, threads, pid } = self;
         let (cores, near) = (cores::list(cores), cores::list(near));
         let nic = |nic: &Nic| format!("{}@{}", nic.name, nic.numa.map_or(String::new(), |node| node.to_string()));
         let nics = nics.iter().map(nic).collect::<Vec<_>>().join(" ");
-        format!("{host}\t{cores}\t{near}\t{nics}\t{node}\t{room}\t{open}\t{threads}\t{pid}")
+        format!("{host}\t{cores}\t{near}\t{nics}\t{node}\t{whole}\t{room}\t{open}\t{threads}\t{pid}")
     }
     fn read(line: &[u8]) -> Place {
         let text = String::from_utf8_lossy(line);
@@ -289,8 +295,8 @@ impl Place {
         };
         let nics = next().split_whitespace().filter_map(nic).collect();
         let mut number = || next().parse::<usize>().unwrap_or(0);
-        let (node, room, open, threads) = (number(), number(), number(), number());
-        Place { host, node, cores, near, nics, room, open, threads, pid: number() as u64 }
+        let (node, whole, room, open, threads) = (number(), number(), number(), number(), number());
+        Place { host, node, cores, whole, near, nics, room, open, threads, pid: number() as u64 }
     }
 }
 
@@ -303,8 +309,8 @@ mod tests {
     use super::*;
 
     pub fn place(host: &str, node: usize, cores: std::ops::Range<usize>, threads: usize) -> Place {
-        let (host, cores, room, open) = (host.into(), cores.collect(), 128, 8);
-        Place { host, node, cores, near: vec![], nics: vec![], room, open, threads, pid: 1 }
+        let (host, whole, cores, room, open) = (host.into(), cores.len(), cores.collect(), 128, 8);
+        Place { host, node, cores, whole, near: vec![], nics: vec![], room, open, threads, pid: 1 }
     }
 
     #[test]
@@ -326,6 +332,11 @@ mod tests {
         assert_eq!(threads(vec![place("a", 0, 0..8, 3)], None), [3]);
         assert_eq!(threads(vec![place("a", 0, 0..8, 0)], Some(2)), [2]);
         assert_eq!(threads(vec![place("a", 0, 0..1, 0)], Some(2)), [1]);
+        // Two hardware threads a core: one thread for both, bound or not; who asks for more has more.
+        let twofold = |cores: std::ops::Range<usize>, threads| Place { whole: cores.len() / 2, ..place("a", 0, cores, threads) };
+        assert_eq!(threads(vec![twofold(0..8, 0)], Some(8)), [4]);
+        assert_eq!(threads(vec![twofold(0..8, 0), twofold(0..8, 0)], None), [2, 2]);
+        assert_eq!(threads(vec![twofold(0..8, 8)], None), [8]);
         // A container's limit is everyone's together.
         let limited = |cores| Place { room: 2, ..place("a", 0, cores, 0) };
         assert_eq!(threads(vec![limited(0..4), limited(4..8)], None), [1, 1]);

@@ -223,8 +223,8 @@ mod tests {
     use super::*;
 
     fn place(host: &str, cores: std::ops::Range<usize>, threads: usize) -> Place {
-        let (host, cores, room, open) = (host.into(), cores.collect(), 128, 8);
-        Place { host, node: 0, cores, near: vec![], nics: vec![], room, open, threads, pid: 1 }
+        let (host, whole, cores, room, open) = (host.into(), cores.len(), cores.collect(), 128, 8);
+        Place { host, node: 0, cores, whole, near: vec![], nics: vec![], room, open, threads, pid: 1 }
     }
 
     /// JUWELS Booster's order: GPU 0 to 3 hang on NUMA nodes 3, 1, 7 and 5.

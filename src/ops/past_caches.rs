@@ -1,5 +1,7 @@
 //! Writing whole lines to memory without reading them first and without a place in the caches: for results that are larger than those.
 //! Where lines are not whole, or the processor has no AVX-512, it is an ordinary copy.
+#[cfg(target_arch = "x86_64")]
+use super::gemm::halved;
 use super::simd::{self, LANES};
 use half::bf16;
 
@@ -26,18 +28,12 @@ pub unsafe fn copy(y: &mut [f32], x: &[f32]) {
 /// As [`copy`].
 pub unsafe fn halve(y: &mut [bf16], x: &[f32]) {
     assert_eq!(y.len(), x.len());
-    const SOME: usize = 8 * HALVES;
-    for (y, x) in y.chunks_mut(SOME).zip(x.chunks(SOME)) {
-        #[cfg(target_arch = "x86_64")]
-        if simd::level() >= simd::Level::Avx512 && lines(y, HALVES) {
-            let mut some = [bf16::ZERO; SOME];
-            simd::halve(&mut some[..x.len()], x);
-            // SAFETY: as above.
-            unsafe { stream(y.as_mut_ptr().cast(), some.as_ptr().cast(), x.len() / HALVES) };
-            continue;
-        }
-        simd::halve(y, x);
+    #[cfg(target_arch = "x86_64")]
+    if simd::level() >= simd::Level::Avx512 && lines(y, HALVES) {
+        // SAFETY: as above.
+        return unsafe { stream_halved(y.as_mut_ptr(), x.as_ptr(), x.len() / HALVES) };
     }
+    simd::halve(y, x);
 }
 
 /// What this thread has written here may be read, and is seen before what it writes from now on.
@@ -63,6 +59,17 @@ unsafe fn stream(y: *mut f32, x: *const f32, lines: usize) {
     for at in (0..lines).map(|line| line * LANES) {
         // SAFETY: the caller's promise.
         unsafe { _mm512_stream_ps(y.add(at), _mm512_loadu_ps(x.add(at))) };
+    }
+}
+
+/// # Safety
+/// AVX-512 F and BW; so many lines of y are there and as many numbers of x, and y begins a line.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn stream_halved(y: *mut bf16, x: *const f32, lines: usize) {
+    for at in (0..lines).map(|line| line * HALVES) {
+        // SAFETY: the caller's promise.
+        unsafe { std::arch::x86_64::_mm512_stream_si512(y.add(at).cast(), halved(x.add(at))) };
     }
 }
 

@@ -31,7 +31,7 @@ use std::time::Instant;
 /// Check on this machine that every op, and a short training, gives what it should.
 #[derive(clap::Args, Clone, Debug)]
 pub struct VerifyArgs {
-    /// Threads per rank [default: the cores the rank may use]
+    /// Threads per rank [default: the physical cores the rank may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub threads: Option<u16>,
     /// Compare with the losses of this earlier --json instead of those built in

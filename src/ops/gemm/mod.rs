@@ -30,6 +30,8 @@ mod portable;
 pub mod probe;
 #[cfg(target_arch = "x86_64")]
 mod squares;
+#[cfg(target_arch = "x86_64")]
+pub(super) use squares::halved;
 mod thin;
 pub(super) use thin::{along, along_bf16};
 mod tiles;

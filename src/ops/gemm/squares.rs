@@ -64,6 +64,17 @@ impl Halves for Rounding {
     }
 }
 
+/// 32 f32 rounded to bf16.
+///
+/// # Safety
+/// The processor has AVX-512 F and BW; so many numbers lie there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn halved(x: *const f32) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { Rounding::along(x.cast(), 2 * SIDE) }
+}
+
 /// Of the 32 halves of two vectors the upper one of each lane.
 const UPPER: [u16; 32] = {
     let mut at = [0; 32];
