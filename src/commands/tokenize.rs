@@ -70,7 +70,7 @@ pub struct TokenizeArgs {
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
     pub val_fraction: f64,
 
-    /// Threads of each rank [default: the physical cores it may use]
+    /// Threads of each rank [default: the hardware threads it may use]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 

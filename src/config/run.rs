@@ -168,7 +168,7 @@ pub struct System {
     pub reduce_bf16: bool,
     /// Whether sums on GPUs may be added up in any order.
     pub nondeterministic: bool,
-    /// Per rank. `None`: the cores this rank may use.
+    /// Per rank. `None`: the physical cores this rank may use.
     pub threads: Option<usize>,
     /// ZeRO stage: 0 or 1.
     pub zero: u8,

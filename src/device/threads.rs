@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 /// Measured (Zen 3, 2 threads, `nano`): who waits looks this often, some 20 µs, before others may have the core …
 const LOOKS: usize = 1 << 10;
-/// … and then, core or no core, for so long before he sleeps. Measured (virtual machine, 2 threads): a core that is given back to the host
-/// for each short wait costs a step of `nano` up to 15 %.
+/// … and then, whenever nobody else wants it, for so long before he sleeps: a core that is given back to the host for each short wait is slow
+/// to come back. Measured (virtual machine with AMX, two threads, spinning for 4 ms): 1.17 times `nano`'s tokens/s; on another nothing.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 pub struct Threads {

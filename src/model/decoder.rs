@@ -78,15 +78,17 @@ struct Training {
 /// (two cores of an AMD EPYC, V = 2,048, C = 256: 512 rows 0.97, 128 rows 1.04, 1,024 rows 1.15 s) …
 const LOGITS: usize = 1 << 20;
 /// … but never fewer rows than this, for which the head's matrix is packed and its gradient read each time (V = 50,304,
-/// C = 768: 128 rows 4 % fewer tokens/s, 64 rows a quarter fewer). Training takes as many as C, whose logits are as large as that gradient
-/// (512 rows beside 256: fp32 1.04, bf16 1.01 on Zen 5; 1,024 beside 256, bf16 by AMX: 1.15), or as fit where gradients lie afterwards.
+/// C = 768: 128 rows 4 % fewer tokens/s, 64 rows a quarter fewer). Where they fit in no cache anyway, training takes half as many as C, whose
+/// logits are half as large as that gradient, or as many as fit where gradients lie afterwards.
 const LOGIT_ROWS: usize = 256;
 /// On a GPU at least so many elements, and as many as the gradients of a block take there afterwards: each chunk reads and writes the
 /// head's gradient whole, 8 V C bytes. Measured (H100, V = 50,304, C = 1,600): 256 rows 210 TFLOP/s in the backward's products, which
 /// other layers' reach 650 in.
 const GPU_LOGITS: usize = 1 << 26;
-/// Rows of a matrix product that a GPU cuts into whole tiles.
+/// Rows of a matrix product that a GPU cuts into whole tiles …
 const TILE: usize = 128;
+/// … and a processor into whole blocks: the widest of a kernel.
+const BLOCK: usize = 32;
 
 impl Decoder {
     /// For training: weights, gradients, activations. Groups are padded so that `ranks` divide them.
@@ -121,9 +123,14 @@ impl Decoder {
         let in_flight = grads.map(|grads| (grads, p.matrix(Kind::Activations, rows, c.width)));
         let back = |p: &mut Plan, n| (Flight::plan(p, Kind::Workspace, &saved[0], n), Stream::plan(p, Kind::Workspace, c, rows));
         let taken = in_flight.as_ref().map_or(0, |(_, n)| p.taken_by(|p| back(p, *n)));
-        let (tile, some, width) = if p.streams() { (TILE, GPU_LOGITS, 0) } else { (1, LOGITS, c.width) };
-        let least = if in_flight.is_some() { LOGIT_ROWS.max(width) } else { LOGIT_ROWS };
-        let most = least.max(taken.max(some) / c.vocab_rows());
+        let rows_of = |logits: usize| logits / c.vocab_rows();
+        let (tile, most) = if p.streams() {
+            (TILE, LOGIT_ROWS.max(rows_of(GPU_LOGITS)).max(rows_of(taken)))
+        } else if in_flight.is_some() && LOGIT_ROWS > rows_of(LOGITS) {
+            (BLOCK, LOGIT_ROWS.max(c.width / 2).max(rows_of(taken)))
+        } else {
+            (BLOCK, LOGIT_ROWS.max(rows_of(LOGITS)))
+        };
         let even = rows.div_ceil(rows.div_ceil(most).max(1)).next_multiple_of(tile).min(rows);
         let (passing, logits, training) = p.in_turn(
             Kind::Workspace,

@@ -6,7 +6,7 @@
 //! Rows of y and qkv are (q_1…q_H | k_1…k_K | v_1…v_K), each D wide; γ_q and γ_k (1, D) serve all query and all key
 //! heads; stats (n, H + K) keeps r.
 use super::attention::Heads;
-use super::rows::{in_f32, ordered_sum_of_rows, per_task, pieces};
+use super::rows::{Shared, in_f32, per_task, pieces, sums_over_rows};
 use super::simd::{sums, wide};
 use crate::device::cuda::{BLOCKS, Grid, float};
 use crate::device::{Device, Values, ValuesMut};
@@ -68,17 +68,16 @@ pub fn backward(
     match dev {
         Device::Cpu(d) => d.arena.op_either(outs, ins, |outs, [dy, x, stats, gamma_q, gamma_k]| {
             let ([dx, dgamma_q, dgamma_k], [dy, x, stats]) = (outs.map(ValuesMut::f32), [dy, x, stats].map(Values::f32));
-            let step = per_task(width);
+            let dx = Shared::new(dx);
             in_f32([gamma_q, gamma_k], |[gamma_q, gamma_k]| {
-                let ins = [(dy, step * width), (x, step * width), (stats, step * heads)];
-                pieces([(dx, step * width)], ins, |_, [dx], [dy, x, stats]| {
-                    let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
-                    rows.zip(stats.chunks_exact(heads))
-                        .for_each(|(((dx, dy), x), s)| row_backward(dx, dy, x, s, gamma_q, gamma_k, h));
+                // one pass: a row's dx and its part of the sums, while it is in cache
+                sums_over_rows([dgamma_q, dgamma_k], x.len() / width, |r, [dgamma_q, dgamma_k]| {
+                    let [dy, x] = [dy, x].map(|rows| &rows[r * width..][..width]);
+                    // SAFETY: the row is this task's alone.
+                    let dx = unsafe { dx.piece(r * width, width) };
+                    row_backward(dx, [dgamma_q, dgamma_k], dy, x, &stats[r * heads..][..heads], [gamma_q, gamma_k], h);
                 });
             });
-            add_gamma(dgamma_q, dy, x, stats, 0..h.q, h);
-            add_gamma(dgamma_k, dy, x, stats, h.q..heads, h);
         }),
         Device::Cuda(d) => {
             let n = qkv.rows;
@@ -124,22 +123,6 @@ fn head_at(s: usize, h: Heads) -> usize {
     s / (h.q + h.kv) * h.width() + s % (h.q + h.kv) * h.size
 }
 
-/// dγ += Σ dy x r over the rows' heads `heads`: blocks of rows in parallel, their sums added in order.
-fn add_gamma(dgamma: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], heads: std::ops::Range<usize>, h: Heads) {
-    /// Structural: fixed, so that the threads do not show in the sum.
-    const ROWS: usize = 32;
-    let (width, per_row) = (h.width(), h.q + h.kv);
-    let rows = dy.len() / width;
-    ordered_sum_of_rows(dgamma, rows.div_ceil(ROWS), |block, sums| {
-        for r in block * ROWS..rows.min((block + 1) * ROWS) {
-            for head in heads.clone() {
-                let at = r * width + head * h.size;
-                add_scaled(sums, &dy[at..][..h.size], &x[at..][..h.size], stats[r * per_row + head]);
-            }
-        }
-    });
-}
-
 wide! {
     fn row_forward(y: &mut [f32], stats: &mut [f32], x: &[f32], gamma_q: &[f32], gamma_k: &[f32], eps: f32, h: Heads) {
         let d = h.size;
@@ -155,24 +138,29 @@ wide! {
         }
     }
 
-    fn row_backward(dx: &mut [f32], dy: &[f32], x: &[f32], stats: &[f32], gamma_q: &[f32], gamma_k: &[f32], h: Heads) {
-        let d = h.size;
+    fn row_backward(
+        dx: &mut [f32],
+        dgammas: [&mut [f32]; 2],
+        dy: &[f32],
+        x: &[f32],
+        stats: &[f32],
+        gammas: [&[f32]; 2],
+        h: Heads,
+    ) {
+        let (d, [dgamma_q, dgamma_k]) = (h.size, dgammas);
         let copied = stats.len() * d;
         dx[copied..].copy_from_slice(&dy[copied..]);
         let heads = dx.chunks_exact_mut(d).zip(dy.chunks_exact(d)).zip(x.chunks_exact(d)).zip(stats);
         for (head, (((dx, dy), x), r)) in heads.enumerate() {
-            let gamma = if head < h.q { &gamma_q[..d] } else { &gamma_k[..d] };
+            let (gamma, dgamma) = if head < h.q { (gammas[0], &mut *dgamma_q) } else { (gammas[1], &mut *dgamma_k) };
+            let (dx, dgamma, dy, x, gamma) = (&mut dx[..d], &mut dgamma[..d], &dy[..d], &x[..d], &gamma[..d]);
             let [along] = sums([x, dy, gamma], |[x, dy, gamma]| [gamma * dy * (x * r)]);
             let along = along / d as f32;
-            for (((dx, dy), x), gamma) in dx.iter_mut().zip(dy).zip(x).zip(gamma) {
-                *dx = r * (gamma * dy - x * r * along);
+            for i in 0..d {
+                let normed = x[i] * r;
+                dx[i] = r * (gamma[i] * dy[i] - normed * along);
+                dgamma[i] = dy[i].mul_add(normed, dgamma[i]);
             }
-        }
-    }
-
-    fn add_scaled(sums: &mut [f32], dy: &[f32], x: &[f32], r: f32) {
-        for ((sum, dy), x) in sums.iter_mut().zip(dy).zip(x) {
-            *sum = dy.mul_add(x * r, *sum);
         }
     }
 }

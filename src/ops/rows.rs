@@ -100,14 +100,9 @@ pub fn ordered_sum(n: usize, f: impl Fn(usize) -> f64 + Sync) -> f64 {
     })
 }
 
-/// out += Σ f(i) for i < n, of rows as long as `out`: `f(i, row)` fills a row of zeros, on all threads; they are added in
+/// outs += Σ f(i) for i < n, of rows as long as these: `f(i, rows)` fills rows of zeros, on all threads; they are added in
 /// order.
-pub fn ordered_sum_of_rows(out: &mut [f32], n: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    ordered_sums_of_rows([out], n, |i, [row]| f(i, row));
-}
-
-/// As [`ordered_sum_of_rows`], for several sums of the same parts.
-pub fn ordered_sums_of_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: impl Fn(usize, [&mut [f32]; O]) + Sync) {
+fn ordered_sums_of_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: impl Fn(usize, [&mut [f32]; O]) + Sync) {
     let lens = outs.each_ref().map(|out| out.len());
     let len = lens.iter().sum::<usize>();
     /// The row's parts, one for each sum.
@@ -252,7 +247,7 @@ impl<'a> SharedValues<'a> {
         }
     }
     /// The elements `at .. at + len` become what `f` writes, [`PART`] of them at a time: `f(first, part)`. Those in bf16 go past the caches if
-    /// `past`.
+    /// `past`; f32 are written by `f` itself.
     ///
     /// # Safety
     /// As for [`SharedValues::take`].

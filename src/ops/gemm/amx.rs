@@ -6,7 +6,7 @@
 //! tdpbf16ps  c[i][j] += Σ_p  a[i][2p] b[p][2j] + a[i][2p+1] b[p][2j+1]                p < 16
 //! ```
 //! a's rows are read again for each panel: they stay in the first-level cache, since b is loaded as what is not to stay there (`tileloaddt1`).
-//! Measured, a tile of 192 × 256 from the second-level cache: 2,080 beside 1,960 GFLOP/s where k = 384, 2,210 beside 1,670 where k = 768.
+//! Measured, a tile of 192 × 256 from the second-level cache: 2,083 beside 1,964 GFLOP/s where k = 384, 2,214 beside 1,672 where k = 768.
 use super::micro::Block;
 use std::arch::asm;
 use std::cell::Cell;

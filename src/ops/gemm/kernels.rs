@@ -95,7 +95,7 @@ pub static AMX: Kernel = Kernel {
     rows_at_once: 16,
     // measured (Intel AMX): 2 % of a step's products beside 96 × 256
     tile: [192, 256],
-    // a block's rows stay in the first-level cache, which b passes by
+    // structural: a block's rows, 48 KiB, fill the first-level cache, which b passes by
     stretch: 384,
     available: || (AVX512_BF16.available)() && amx::available(),
     multiply: amx::multiply_32x32,

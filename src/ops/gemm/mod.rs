@@ -162,8 +162,8 @@ pub fn finished(
     with(kernels::chosen(precision), precision, layout, size, into, c, a, b, finish, sums);
 }
 
-/// Whether a product into so many rows × columns, of bf16 or f32, writes them past the caches; what its [`Finisher`] writes may then go there too, since
-/// a fence ends each tile.
+/// Whether a product into so many rows × columns surely writes them past the caches: in bf16, and so in f32. What its [`Finisher`] writes may then go
+/// there too, since a fence ends each tile.
 pub fn writes_past(precision: Precision, [m, n]: [usize; 2]) -> bool {
     m > thin::ROWS && tiles::writes_past(kernels::chosen(precision), m * n * size_of::<half::bf16>())
 }
