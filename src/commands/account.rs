@@ -23,8 +23,35 @@ pub struct Accounts {
     open: VecDeque<u64>,
     /// What the last step took.
     pub step_time: Duration,
-    /// A rank asked for the end.
-    pub stop: bool,
+    /// A rank asks for the end.
+    pub stop: Option<Why>,
+}
+
+/// Why it does. Whatever the ranks say in the same step, the last of these counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    Time = 1,
+    Signal = 2,
+}
+
+impl Why {
+    /// The word that a rank gives to the others: 0, or a reason.
+    pub fn word(why: Option<Why>) -> f64 {
+        why.map_or(0.0, |why| f64::from(why as u8))
+    }
+    /// What the largest word says.
+    fn heard(word: f64) -> Option<Why> {
+        [Why::Signal, Why::Time].into_iter().find(|why| word >= Why::word(Some(*why)))
+    }
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            Why::Time => "since its time is nearly over",
+            Why::Signal => "as a signal asked",
+        })
+    }
 }
 
 impl Accounts {
@@ -36,7 +63,7 @@ impl Accounts {
     ///
     /// Errors: `Failed`: a step whose loss or gradient is not finite, which has changed no weight.
     pub fn close(&mut self, all: bool, parallel: &mut Parallel, launch: &Launch, s: &Session, output: &mut Output) -> Result<()> {
-        while let Some(settled) = parallel.settled(all || self.stop) {
+        while let Some(settled) = parallel.settled(all || self.stop.is_some()) {
             let step = self.open.pop_front().expect("a step that was settled was sent");
             refuse_what_is_not_finite(&settled, launch, output, step + 1)?;
             self.step_time = settled.clock.whole;
@@ -44,7 +71,7 @@ impl Accounts {
             if step == s.from {
                 launch::check(output.first_step(launch.elapsed()));
             }
-            self.stop |= settled.word > 0.0;
+            self.stop = self.stop.max(Why::heard(settled.word));
         }
         Ok(())
     }

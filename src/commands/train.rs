@@ -1,6 +1,6 @@
 //! `llm-train`: THE LOOP. What it works with is made in `session.rs`; `docs/loop.md` walks through one step.
 use crate::checkpoint;
-use crate::commands::account::Accounts;
+use crate::commands::account::{Accounts, Why};
 use crate::commands::mlperf;
 use crate::commands::output::Output;
 use crate::commands::session::Session;
@@ -70,7 +70,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         let step_time = accounts.step_time.max(began.elapsed());
         let evaluation = eval_time.unwrap_or_else(|| step_time * passes(s) / micro_steps as u32);
         let needed = until_the_next_word(run, step, parallel.lag(), step_time, evaluation, save_time);
-        let verdict = parallel.settle(loss, must_stop(run, launch, needed), output.meter.lap(), run.optim.clip);
+        let verdict = parallel.settle(loss, Why::word(must_stop(run, launch, needed)), output.meter.lap(), run.optim.clip);
         parallel.time(Part::Optimizer, || s.optim.step(&s.dev, s.schedule.lr(step), step + 1, verdict));
         parallel.publish();
         parallel.end();
@@ -80,7 +80,7 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
         accounts.close(all, &mut parallel, launch, s, output)?;
         let stop = accounts.stop;
         let mut reached = false;
-        if last || (evaluates && !stop) {
+        if last || (evaluates && stop.is_none()) {
             let evaluating = Instant::now();
             parallel.finish();
             let loss = evaluate(launch, s, output, step + 1);
@@ -88,13 +88,13 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
             reached = loss.zip(run.train.target_loss).is_some_and(|(loss, target)| loss <= target);
         }
         let last = last || reached;
-        if last || stop {
+        if last || stop.is_some() {
             let success = reached || (last && run.train.target_loss.is_none());
             launch::check(output.log(|log| log.end(s.consumed(step + 1), success)));
         } else if evaluates {
             launch::check(output.log(|log| log.block(s.consumed(step + 1))));
         }
-        if saves || (last && run.checkpoint.at_end) || stop {
+        if saves || (last && run.checkpoint.at_end) || stop.is_some() {
             let saving = Instant::now();
             parallel.complete();
             // Before the checkpoint is there: a run that goes on from it needs the rows of its steps.
@@ -104,8 +104,8 @@ pub(super) fn steps(run: &Run, launch: &Launch, s: &Session, output: &mut Output
             launch::check(output.event(step + 1, &format!("checkpoint {} in {:.2} s", dir.display(), save_time.as_secs_f64())));
             saved = Some(dir);
         }
-        if stop && !last {
-            launch::check(output.event(step + 1, &format!("{STOPPED}, as asked: run the same command again to go on")));
+        if let (Some(why), false) = (stop, last) {
+            launch::check(output.event(step + 1, &format!("{STOPPED}, {why}: run the same command again to go on")));
             return Ok((End::AskAgain, saved));
         }
         if reached {
@@ -132,10 +132,11 @@ fn input(batch: &Batch) -> Input<'_> {
     }
 }
 
-/// 1 when this rank was asked to stop, or when what is still needed might not fit the time that is left.
-fn must_stop(run: &Run, launch: &Launch, needed: Duration) -> f64 {
+/// Why this rank would stop: it was told to, or what is still needed might not fit the time that is left.
+fn must_stop(run: &Run, launch: &Launch, needed: Duration) -> Option<Why> {
     let left = deadline::left(run.train.max_time, launch.elapsed());
-    f64::from(signals::asked() || left < MARGIN * needed.as_secs_f64())
+    let in_time = left >= MARGIN * needed.as_secs_f64();
+    if signals::asked() { Some(Why::Signal) } else { (!in_time).then_some(Why::Time) }
 }
 
 /// Whether what happens every so many steps happens at the end of this one.

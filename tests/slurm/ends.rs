@@ -42,7 +42,7 @@ fn the_end_of_the_time_is_found_and_the_run_leaves_before() {
     let (job, out) = wrapped(cluster, &scene);
     cluster.until_over(&job);
     let text = std::fs::read_to_string(out).unwrap();
-    assert!(text.contains("ended with 75"), "{text}");
+    assert!(text.contains("ended with 75") && text.contains("stopped early, since its time is nearly over"), "{text}");
     assert!(text.contains("Slurm ends this job in ") || std::env::var_os("SLURM_JOB_END_TIME").is_some(), "{text}");
     assert!(!text.contains("SIGTERM") && !text.contains("DUE TO TIME LIMIT"), "it left before it was told: {text}");
     let left = scene.run("run");
