@@ -255,18 +255,13 @@ impl<'a> SharedValues<'a> {
         match self {
             // SAFETY: the caller's promise.
             SharedValues::F32(x) => f(0, unsafe { x.piece(at, len) }),
-            SharedValues::Bf16(x) => {
+            SharedValues::Bf16(_) => {
                 let mut room = [0f32; PART];
-                // SAFETY: as above.
-                for (i, to) in unsafe { x.piece(at, len) }.chunks_mut(PART).enumerate() {
-                    let part = &mut room[..to.len()];
-                    f(i * PART, part);
-                    if past {
-                        // SAFETY: as above.
-                        unsafe { past_caches::halve(to, part) };
-                    } else {
-                        halve(to, part);
-                    }
+                for first in (0..len).step_by(PART) {
+                    let part = &mut room[..PART.min(len - first)];
+                    f(first, part);
+                    // SAFETY: as above.
+                    unsafe { self.take(at + first, part, past) };
                 }
             }
         }
