@@ -10,7 +10,7 @@ use crate::commands::output::Output;
 use crate::commands::session::Session;
 use crate::error::Result;
 use crate::failed;
-use crate::launch::{self, Launch};
+use crate::launch::{self, Launch, signals};
 use crate::metrics::StepRecord;
 use crate::parallel::{Parallel, Settled};
 use std::collections::VecDeque;
@@ -27,30 +27,37 @@ pub struct Accounts {
     pub stop: Option<Why>,
 }
 
-/// Why it does. Whatever the ranks say in the same step, the last of these counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Why it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    Time = 1,
-    Signal = 2,
+    Time,
+    Signal(i32),
 }
 
 impl Why {
-    /// The word that a rank gives to the others: 0, or a reason.
+    /// The word that a rank gives to the others: 0; 1 for its time; a signal's number, which is larger. The largest is heard.
     pub fn word(why: Option<Why>) -> f64 {
-        why.map_or(0.0, |why| f64::from(why as u8))
+        match why {
+            None => 0.0,
+            Some(Why::Time) => 1.0,
+            Some(Why::Signal(number)) => f64::from(number),
+        }
     }
-    /// What the largest word says.
     fn heard(word: f64) -> Option<Why> {
-        [Why::Signal, Why::Time].into_iter().find(|why| word >= Why::word(Some(*why)))
+        match word as i32 {
+            0 => None,
+            1 => Some(Why::Time),
+            number => Some(Why::Signal(number)),
+        }
     }
 }
 
 impl std::fmt::Display for Why {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(match self {
-            Why::Time => "since its time is nearly over",
-            Why::Signal => "as a signal asked",
-        })
+        match self {
+            Why::Time => f.write_str("since its time is nearly over"),
+            Why::Signal(number) => write!(f, "as {} asked", signals::name(*number)),
+        }
     }
 }
 
@@ -71,7 +78,7 @@ impl Accounts {
             if step == s.from {
                 launch::check(output.first_step(launch.elapsed()));
             }
-            self.stop = self.stop.max(Why::heard(settled.word));
+            self.stop = self.stop.or(Why::heard(settled.word));
         }
         Ok(())
     }

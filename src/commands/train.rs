@@ -136,7 +136,7 @@ fn input(batch: &Batch) -> Input<'_> {
 fn must_stop(run: &Run, launch: &Launch, needed: Duration) -> Option<Why> {
     let left = deadline::left(run.train.max_time, launch.elapsed());
     let in_time = left >= MARGIN * needed.as_secs_f64();
-    if signals::asked() { Some(Why::Signal) } else { (!in_time).then_some(Why::Time) }
+    signals::asked().map(Why::Signal).or((!in_time).then_some(Why::Time))
 }
 
 /// Whether what happens every so many steps happens at the end of this one.

@@ -9,9 +9,10 @@ use crate::comm::fault;
 use crate::error::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-static ASKED: AtomicBool = AtomicBool::new(false);
+/// The last signal; 0: none yet.
+static ASKED: AtomicI32 = AtomicI32::new(0);
 static LEAVING: AtomicBool = AtomicBool::new(false);
 
 /// Listens from now on. `speaks`: whether this rank says on stderr what it heard (every rank does for SIGTERM, whose
@@ -24,13 +25,12 @@ pub fn listen(speaks: bool) -> Result<()> {
             if LEAVING.load(Ordering::SeqCst) {
                 continue;
             }
-            let again = ASKED.swap(true, Ordering::SeqCst);
+            let again = ASKED.swap(signal, Ordering::SeqCst) != 0;
             if signal == SIGINT && again {
                 fault::abort("interrupted twice");
             }
-            let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
             if speaks || signal == SIGTERM {
-                eprintln!("llm-train: {}: {name}: will save and stop after this step", fault::here());
+                eprintln!("llm-train: {}: {}: will save and stop after this step", fault::here(), name(signal));
             }
         }
     };
@@ -47,7 +47,11 @@ pub fn leave() {
     LEAVING.store(true, Ordering::SeqCst);
 }
 
-/// Whether somebody asked this rank to stop.
-pub fn asked() -> bool {
-    ASKED.load(Ordering::SeqCst)
+/// The signal by which somebody asked this rank to stop.
+pub fn asked() -> Option<i32> {
+    Some(ASKED.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+}
+
+pub fn name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
 }

@@ -44,7 +44,7 @@ fn a_signal_saves_and_stops(signal: &str, to: To, zero: u64) {
     let ended = running.end_within(Duration::from_secs(20)).with_code(75);
     // rank 0 says what it heard itself, if it does so before the others have agreed to stop
     assert!(to != To::Rank(0) || ended.err.contains(&format!("SIG{signal}")), "{ended}");
-    assert!(ended.out.contains("stopped early, as a signal asked: run the same command again"), "{ended}");
+    assert!(ended.out.contains(&format!("stopped early, as SIG{signal} asked: run the same command again")), "{ended}");
     goes_on_as_if_nothing_had_been(&scene, &scene.run("stopped"), &options, on_two);
 }
 

@@ -165,7 +165,7 @@ fn a_file_tells_what_became_of_its_run() {
     write(&mut file, 1..6);
     file.flush().unwrap();
     assert_eq!(state(), State::Going);
-    file.event(5, "stopped early, as a signal asked").unwrap();
+    file.event(5, "stopped early, as SIGUSR1 asked").unwrap();
     file.close().unwrap();
     assert_eq!(state(), State::Stopped);
     // The next start's end is another matter.

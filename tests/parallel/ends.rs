@@ -70,7 +70,7 @@ pub fn rank(end: &str) {
         "signal" => {
             signals::listen(true).unwrap();
             println!("listening");
-            while launch.comm().exchange(&[f64::from(signals::asked())]).concat().iter().all(|asked| *asked == 0.0) {
+            while launch.comm().exchange(&[f64::from(signals::asked().unwrap_or(0))]).concat().iter().all(|asked| *asked == 0.0) {
                 std::thread::sleep(Duration::from_millis(5));
             }
             launch.leave(75)

@@ -49,7 +49,7 @@ fn requeued(cluster: &Cluster, scene: &Scene) {
     write(scene, &folder, at + 10);
     cluster.until_over(&job);
     let text = said(&folder, &job);
-    assert!(text.contains("stopped early, as a signal asked") && text.contains(&format!("going on after step {at}")), "{text}");
+    assert!(text.contains("stopped early, as SIGUSR1 asked") && text.contains(&format!("going on after step {at}")), "{text}");
     assert!(!text.contains("cpu binding"), "the private Slurm has nothing to say about what it does not bind: {text}");
     assert!(text.contains(" n1 ") && text.contains(" n2 "), "four ranks on two nodes: {text}");
     assert_eq!(left.history().starts.len(), 2, "{text}");
