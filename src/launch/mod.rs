@@ -31,10 +31,8 @@ pub struct Launch {
     /// Of the ranks on this host.
     pub local_rank: usize,
     pub local_size: usize,
-    /// Cores that this rank may use.
+    /// Cores that this rank may use, of each physical core one hardware thread first.
     pub cores: Vec<usize>,
-    /// The same, of each physical core one hardware thread first.
-    order: Vec<usize>,
     /// Threads it will compute with.
     pub threads: usize,
     /// The MPI library's own version line.
@@ -123,8 +121,7 @@ impl Launch {
             host,
             local_rank: local(&ranks[..rank]),
             local_size: local(&ranks),
-            cores: mine.cores,
-            order,
+            cores: order,
             threads: ranks[rank].threads,
             library,
             init_seconds,
@@ -157,7 +154,7 @@ impl Launch {
         let mine = &self.ranks[self.rank()];
         let others = self.ranks.iter().enumerate().filter(|(r, p)| *r != self.rank() && p.node == mine.node);
         let alone = others.flat_map(|(_, p)| &p.cores).all(|core| !self.cores.contains(core));
-        if alone && self.cores.len() < mine.open && self.threads <= self.cores.len() { &self.order } else { &[] }
+        if alone && self.cores.len() < mine.open && self.threads <= self.cores.len() { &self.cores } else { &[] }
     }
     /// Seconds since the program started.
     pub fn elapsed(&self) -> f64 {
