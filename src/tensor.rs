@@ -59,6 +59,11 @@ impl Tensor {
     pub fn end(self) -> usize {
         self.at + self.elements()
     }
+    /// Its first `cols` columns, to be counted: [`crate::device::Device::tally`].
+    pub fn first_cols(self, cols: usize) -> Tensor {
+        assert!(cols <= self.cols, "{cols} columns of {self:?}");
+        Tensor { cols, ..self }
+    }
     /// Whether the two share an element.
     pub fn meets(self, other: Tensor) -> bool {
         self.at < other.end() && other.at < self.end()
@@ -165,6 +170,11 @@ impl Plan {
     /// A place for a copy in bf16 of a matrix that products read, where they round it to that anyway.
     pub fn rounded(&mut self, kind: Kind, of: Tensor) -> Option<Tensor> {
         (self.halves && of.cols.is_multiple_of(2)).then(|| self.place(kind, Tensor { half: true, ..of }))
+    }
+    /// Where numbers lie that take the place of `t`'s, and that products alone read. Where these round them to bf16 anyway they lie so, in the
+    /// first half of each row: of as many columns again nothing is meant.
+    pub fn operand_within(&self, t: Tensor) -> Tensor {
+        if self.halves { Tensor { half: true, cols: 2 * t.cols, ..t } } else { t }
     }
     /// A place for a matrix of the same shape and type.
     pub fn like(&mut self, kind: Kind, t: Tensor) -> Tensor {

@@ -48,7 +48,9 @@ pub fn front(plan: &Plan, model: &Decoder) -> usize {
 pub fn memory_rows(plan: &Plan, model: &Decoder, ranks: usize, near: usize, threads: usize) -> Vec<(&'static str, u64)> {
     let kind = |kind: Kind| plan.bytes(kind) as u64;
     let heads = model.config().heads(model.shape().seq);
-    let scratch = ops::gemm::workspace_elements(threads) + ops::attention::workspace_elements(heads, threads);
+    let scratch = ops::gemm::workspace_elements(threads)
+        + ops::attention::workspace_elements(heads, threads)
+        + ops::loss::workspace_elements(model.config().vocab_rows(), threads);
     vec![
         ("parameters", kind(Kind::Parameters)),
         ("gradients", kind(Kind::Gradients)),

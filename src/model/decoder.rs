@@ -62,6 +62,8 @@ pub struct Decoder {
     pub(super) normed: Tensor,
     pub(super) stats: Tensor,
     pub(super) logits: Tensor,
+    /// Their gradient, which takes their place.
+    dlogits: Tensor,
     /// Where the logits lie, and after them the gradients in flight but `n`.
     passing: Tensor,
 }
@@ -142,6 +144,7 @@ impl Decoder {
                 })
             },
         );
+        let dlogits = p.operand_within(logits);
         // A set for every block leaves nothing to compute again.
         let recompute = if sets == c.layers { Recompute::None } else { Recompute::Block };
         let config = c.clone();
@@ -160,6 +163,7 @@ impl Decoder {
             normed,
             stats,
             logits,
+            dlogits,
             passing,
         }
     }
@@ -241,9 +245,10 @@ impl Decoder {
         for (first, z) in self.chunks() {
             let _part = dev.part("head");
             let (y, dy) = (self.normed.rows(first, z.rows), flight.n.rows(first, z.rows));
+            let dz = self.dlogits.rows(0, z.rows);
             linear::forward(dev, z, y, w.head, None, None);
-            total += loss::cross_entropy(dev, z, &input.targets[first..first + z.rows], c.vocab, scale);
-            linear::backward(dev, dy, grads.head, None, z, y, w.head, into);
+            total += loss::cross_entropy(dev, dz, z, &input.targets[first..first + z.rows], c.vocab, scale);
+            linear::backward(dev, dy, grads.head, None, dz, y, w.head, into);
             into = Into::Add;
         }
         if c.tied {

@@ -6,7 +6,8 @@
 //! dW += dyᵀ x                    or dW = dyᵀ x, where nothing is there yet
 //! db += Σ_rows dy
 //! ```
-//! On the CPU x, y and dy may be in bf16, and W is read from its copy in bf16 where the plan has one. On a GPU the bias is added, and its
+//! On the CPU x, y and dy may be in bf16, and W is read from its copy in bf16 where the plan has one; dy may have more columns than W has rows,
+//! which are not read ([`crate::tensor::Plan::operand_within`]). On a GPU the bias is added, and its
 //! gradient summed up, within a product, where cuBLASLt has an algorithm for that.
 use super::gemm::{self, Beside, Into, Layout};
 use super::rows::{PIECE, column_sums, in_f32, or_empty, pieces};
@@ -57,10 +58,11 @@ pub fn forward(dev: &Device, y: Tensor, x: Tensor, w: Tensor, b: Option<Tensor>,
 
 /// dx = dy W; dw += dyᵀ x, or = where `into` says so; db += Σ dy.
 pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor, w: Tensor, into: Into) {
-    let (n, c, o) = shape(dy, x, w);
+    let (n, c, o) = shape(dy.first_cols(w.rows), x, w);
     assert_eq!((dx.rows, dx.cols), (n, c), "linear: dx {dx:?} of x {x:?}");
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
     assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
+    assert!(dy.cols == o || matches!(dev, Device::Cpu(_)) && db.is_none(), "linear: dy {dy:?} of w {w:?}");
     let (w, outs) = (as_read(dev, w), [dx, dw, or_empty(db)]);
     match dev {
         Device::Cpu(d) => {
@@ -91,22 +93,22 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
 
 /// dx = dy W, of a W [`as_read`].
 pub(super) fn inputs(dev: &Device, d: &Cpu, dx: Tensor, dy: Tensor, w: Tensor) {
-    let (n, c, o) = (dx.rows, dx.cols, dy.cols);
-    let _at = dev.tally("linear dx", 2 * n * c * o, &[dx, dy, w]);
+    let (n, c, o, stride) = (dx.rows, dx.cols, w.rows, dy.cols);
+    let _at = dev.tally("linear dx", 2 * n * c * o, &[dx, dy.first_cols(o), w]);
     d.arena.op_either([dx], [dy, w], |[dx], [dy, w]| {
-        gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, o), (w, c));
+        gemm::product(d.precision, Layout::NN, [n, c, o], Into::Overwrite, (dx, c), (dy, stride), (w, c));
     });
 }
 
 /// dw += dyᵀ x, or =; db += Σ dy, for which dy has to be f32.
 pub(super) fn parameters(dev: &Device, d: &Cpu, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor, into: Into) {
-    let (n, c, o) = (x.rows, x.cols, dy.cols);
+    let (n, c, o, stride) = (x.rows, x.cols, dw.rows, dy.cols);
     if let Some(db) = db {
         bias(dev, db, dy);
     }
-    let _at = dev.tally("linear dW", 2 * n * c * o, &written(dw, dy, x, into));
+    let _at = dev.tally("linear dW", 2 * n * c * o, &written(dw, dy.first_cols(o), x, into));
     d.arena.op_either([dw], [dy, x], |[dw], [dy, x]| {
-        gemm::product(d.precision, Layout::TN, [o, c, n], into, (dw, c), (dy, o), (x, c));
+        gemm::product(d.precision, Layout::TN, [o, c, n], into, (dw, c), (dy, stride), (x, c));
     });
 }
 

@@ -5,23 +5,46 @@
 //! ```
 //! z (n, padded V). Columns from `vocab` on are padding: they count as −∞ and their gradient is 0. A row whose target is
 //! [`MASKED`] has loss 0 and gradient 0. The rows' losses are f64 and are summed in their order, whatever the threads.
+//!
+//! The gradient takes the logits' place. Where the products that read it round it to bf16, it lies so in the first half of each row, by the
+//! rounding that they would have done: half as much to write, and to read twice.
 use super::MASKED;
-use super::rows::{Shared, ordered_sum};
-use super::simd::{LANES, exp, fold, max, wide};
+use super::rows::{Shared, halves, ordered_sum};
+use super::simd::{LANES, exp, fold, max, to_bf16, wide};
 use crate::device::cuda::{Grid, float};
 use crate::device::{Device, Kept};
 use crate::tensor::Tensor;
+use half::bf16;
+use std::cell::RefCell;
 
-/// Σ loss over the rows; z becomes scale · ∂loss/∂z. A GPU keeps the sum ([`Device::take`]), and this is 0.
-pub fn cross_entropy(dev: &Device, logits: Tensor, targets: &[u32], vocab: usize, scale: f32) -> f64 {
+thread_local! {
+    /// The exponentials of a row; grown by the first step, then reused.
+    static EXPONENTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Elements of working memory that the loss keeps, beside the plan's, with `threads` threads: a row of each.
+pub fn workspace_elements(padded: usize, threads: usize) -> usize {
+    threads * padded
+}
+
+/// Σ loss over the rows; dz = scale · ∂loss/∂z, which is the logits' own place, as they lie or as [`Plan::operand_within`] says, and all that is
+/// left of them. A GPU keeps the sum ([`Device::take`]), and this is 0.
+///
+/// [`Plan::operand_within`]: crate::tensor::Plan::operand_within
+pub fn cross_entropy(dev: &Device, dz: Tensor, logits: Tensor, targets: &[u32], vocab: usize, scale: f32) -> f64 {
     check(logits, targets, vocab);
-    let _at = dev.tally("cross-entropy", 0, &[logits, logits]);
     let cols = logits.cols;
+    let rounded = Tensor { half: true, cols: 2 * cols, ..logits };
+    assert!(dz == logits || dz == rounded, "cross-entropy: gradient {dz:?} of {logits:?}");
+    let _at = dev.tally("cross-entropy", 0, &[logits, dz.first_cols(cols)]);
     match dev {
         Device::Cpu(d) => d.arena.op([logits], [], |[z], []| {
             let z = Shared::new(z);
-            // SAFETY: each row is one task's.
-            let row = |i: usize| row_backward(unsafe { z.piece(i * cols, cols) }, vocab, targets[i], scale);
+            let row = |i: usize| {
+                // SAFETY: each row is one task's.
+                let z = unsafe { z.piece(i * cols, cols) };
+                row_backward(z, dz.half, vocab, targets[i], scale)
+            };
             ordered_sum(targets.len(), row)
         }),
         Device::Cuda(d) => {
@@ -73,20 +96,32 @@ fn check(logits: Tensor, targets: &[u32], vocab: usize) {
     assert!(wrong.is_none(), "cross-entropy: target {wrong:?} of {vocab} tokens");
 }
 
-/// One row's loss; z becomes its gradient. The exponentials are taken once and stay in z until they are scaled.
-fn row_backward(z: &mut [f32], vocab: usize, target: u32, scale: f32) -> f64 {
+/// One row's loss; z becomes its gradient, in bf16 if `half`. The exponentials are taken once and lie in this thread's room until they are
+/// scaled: no more of z is written than the gradient.
+fn row_backward(z: &mut [f32], half: bool, vocab: usize, target: u32, scale: f32) -> f64 {
     if target == MASKED {
         z.fill(0.0);
         return 0.0;
     }
-    let (z, padding) = z.split_at_mut(vocab);
-    padding.fill(0.0);
-    let at_target = z[target as usize];
-    let top = largest(z);
-    let total = exponentials(z, top);
-    times(z, (f64::from(scale) / total) as f32);
-    z[target as usize] -= scale;
-    total.ln() + f64::from(top) - f64::from(at_target)
+    EXPONENTIALS.with_borrow_mut(|e| {
+        e.resize(z.len().max(e.len()), 0.0);
+        let (e, target) = (&mut e[..vocab], target as usize);
+        let (top, at_target) = (largest(&z[..vocab]), z[target]);
+        let total = exponentials(e, z, top);
+        let factor = (f64::from(scale) / total) as f32;
+        let to_target = e[target] * factor - scale;
+        if half {
+            let dz = halves(z);
+            scaled_halves(dz, e, factor);
+            dz[vocab..].fill(bf16::ZERO);
+            dz[target] = to_bf16(to_target);
+        } else {
+            scaled(z, e, factor);
+            z[vocab..].fill(0.0);
+            z[target] = to_target;
+        }
+        total.ln() + f64::from(top) - f64::from(at_target)
+    })
 }
 
 fn row_loss(z: &[f32], target: u32) -> f64 {
@@ -105,21 +140,21 @@ wide! {
         max(z)
     }
 
-    /// z = e^(z − top); returns Σ z.
-    fn exponentials(z: &mut [f32], top: f32) -> f64 {
+    /// e = e^(z − top), as far as e reaches; returns Σ e.
+    fn exponentials(e: &mut [f32], z: &[f32], top: f32) -> f64 {
         let mut total = 0f64;
-        for z in z.chunks_mut(BLOCK) {
+        for (e, z) in e.chunks_mut(BLOCK).zip(z.chunks(BLOCK)) {
             let mut lanes = [0f32; LANES];
-            let (whole, rest) = z.as_chunks_mut::<LANES>();
-            for z in whole {
+            let ((whole, rest), (z, z_rest)) = (e.as_chunks_mut::<LANES>(), z.as_chunks::<LANES>());
+            for (e, z) in whole.iter_mut().zip(z) {
                 for i in 0..LANES {
-                    z[i] = exp(z[i] - top);
-                    lanes[i] += z[i];
+                    e[i] = exp(z[i] - top);
+                    lanes[i] += e[i];
                 }
             }
-            for (i, z) in rest.iter_mut().enumerate() {
-                *z = exp(*z - top);
-                lanes[i] += *z;
+            for (i, (e, z)) in rest.iter_mut().zip(z_rest).enumerate() {
+                *e = exp(*z - top);
+                lanes[i] += *e;
             }
             total += f64::from(fold(lanes));
         }
@@ -144,9 +179,15 @@ wide! {
         total
     }
 
-    fn times(z: &mut [f32], factor: f32) {
-        for z in z {
-            *z *= factor;
+    fn scaled(y: &mut [f32], x: &[f32], factor: f32) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = x * factor;
+        }
+    }
+
+    fn scaled_halves(y: &mut [bf16], x: &[f32], factor: f32) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = to_bf16(x * factor);
         }
     }
 }

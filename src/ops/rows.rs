@@ -149,6 +149,12 @@ pub fn sums_over_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: impl F
     });
 }
 
+/// The same room, for twice as many numbers in bf16.
+pub fn halves(room: &mut [f32]) -> &mut [bf16] {
+    // SAFETY: an f32 has room for two numbers in bf16, and both hold any bits.
+    unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), 2 * room.len()) }
+}
+
 /// An optional operand for the gate: absent, it is an empty tensor, and its slice is empty.
 pub fn or_empty(t: Option<Tensor>) -> Tensor {
     t.unwrap_or(Tensor { at: 0, rows: 0, cols: 0, half: false })

@@ -210,17 +210,19 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 pub fn max(x: &[f32]) -> f32 {
     // written so that a NaN in x is taken, and then kept
     let larger = |m: f32, x: f32| if x <= m || m.is_nan() { m } else { x };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (whole, rest) = x.as_chunks::<LANES>();
+    // four vectors, since one comparison waits for the one before
+    const WIDTH: usize = 4 * LANES;
+    let mut lanes = [f32::NEG_INFINITY; WIDTH];
+    let (whole, rest) = x.as_chunks::<WIDTH>();
     for x in whole {
-        for i in 0..LANES {
+        for i in 0..WIDTH {
             lanes[i] = larger(lanes[i], x[i]);
         }
     }
     for x in rest {
         lanes[0] = larger(lanes[0], *x);
     }
-    let mut half = LANES / 2;
+    let mut half = WIDTH / 2;
     while half > 0 {
         for i in 0..half {
             lanes[i] = larger(lanes[i], lanes[i + half]);
@@ -370,7 +372,7 @@ mod tests {
 
     #[test]
     fn reductions_see_every_element_once() {
-        for len in 0..70 {
+        for len in 0..150 {
             let x: Vec<f32> = (0..len).map(|i| (i + 1) as f32).collect();
             let total = (len * (len + 1) / 2) as f32;
             assert_eq!(sums([&x, &x[..]], |[x, y]| [x, 2.0 * y]), [total, 2.0 * total]);

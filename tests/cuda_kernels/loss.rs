@@ -41,7 +41,7 @@ fn loss() {
                 let mut answers = Answers::default();
                 let logits = answers.put(1, padded, &z[n * padded..][..padded]);
                 let dev = answers.device();
-                let want = loss::cross_entropy(&dev, logits, &[*target], vocab, SCALE);
+                let want = loss::cross_entropy(&dev, logits, logits, &[*target], vocab, SCALE);
                 sum += want;
                 assert_within(&format!("{what}: loss of row {n}"), &losses[n..n + 1], &[want as f32], 2e-6, 1e-6);
                 let gradient = &sim.floats(&got[0])[n * padded..][..padded];

@@ -305,7 +305,7 @@ fn plain(n: usize, c: usize, all: &mut Vec<Case>) {
     let (z, losses) = (b.matrix_of(n, c, 20.0), b.output(1, 2));
     all.push(b.case(&format!("cross-entropy {size}"), &[z, losses], 1e-6, move |dev| {
         let only = loss::cross_entropy_only(dev, z, &targets, vocab) + dev.take(Kept::Loss);
-        let whole = loss::cross_entropy(dev, z, &targets, vocab, 0.25) + dev.take(Kept::Loss);
+        let whole = loss::cross_entropy(dev, z, z, &targets, vocab, 0.25) + dev.take(Kept::Loss);
         dev.write(losses, &[only, whole].map(|sum| (sum / n as f64) as f32));
     }));
 

@@ -8,10 +8,10 @@
 //! ```
 use super::Heads;
 use super::leaving::Leaving;
-use super::tiles::{Small, halves, takes, turn, with_room};
+use super::tiles::{Small, takes, turn, with_room};
 use crate::device::{Precision, Values, ValuesMut, threads};
 use crate::ops::gemm::{self, Into, Layout};
-use crate::ops::rows::{Shared, SharedValues, ordered_sum_of_parts};
+use crate::ops::rows::{Shared, SharedValues, halves, ordered_sum_of_parts};
 use crate::ops::simd::{LANES, dot, exp, halve, round_bf16, wide};
 use std::ops::Range;
 

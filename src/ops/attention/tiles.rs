@@ -2,9 +2,8 @@
 use super::Heads;
 use crate::device::{Precision, Values};
 use crate::ops::gemm::{self, Blocks, Kernel, Layout, Read, Source, kernels};
-use crate::ops::rows::Shared;
+use crate::ops::rows::{Shared, halves};
 use crate::ops::simd::{LANES, halve, wide, widen};
-use half::bf16;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -127,12 +126,6 @@ impl Small {
         // SAFETY: the caller's promise; the operands are as large as they were made.
         unsafe { blocks.multiply(rows, cols, span) };
     }
-}
-
-/// A tile's room, for twice as many numbers in bf16.
-pub fn halves(tile: &mut [f32]) -> &mut [bf16] {
-    // SAFETY: an f32 has room for two numbers in bf16, and both hold any bits.
-    unsafe { std::slice::from_raw_parts_mut(tile.as_mut_ptr().cast(), 2 * tile.len()) }
 }
 
 /// Rows of a tile, d wide, beside those of a matrix, `cols` apart.
