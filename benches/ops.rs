@@ -28,21 +28,24 @@ const HEADS: Heads = Heads { q: 12, kv: 12, size: 64, seq: SEQ };
 
 fn ops(c: &mut Criterion) {
     for (precision, label) in [(Precision::Fp32, "fp32"), (Precision::Bf16, "bf16")] {
-        let mut plan = Plan::default();
+        // what products alone read lies as in training
+        let mut plan = Plan::with_halves(precision == Precision::Bf16);
+        let [qkv, dqkv] = [(); 2].map(|()| plan.operand(Kind::Workspace, ROWS, HEADS.width()));
+        let x = plan.operand(Kind::Workspace, ROWS, WIDTH);
         let mut m = |rows, cols| plan.matrix(Kind::Workspace, rows, cols);
-        let [x, y, dx, dy] = [(); 4].map(|()| m(ROWS, WIDTH));
+        let [y, dx, dy] = [(); 3].map(|()| m(ROWS, WIDTH));
         let [w, dw] = [(); 2].map(|()| m(HIDDEN, WIDTH));
         let [up, dup, act, dact] = [(); 4].map(|()| m(ROWS, HIDDEN));
         let [b, db] = [(); 2].map(|()| m(1, HIDDEN));
         let [gamma, beta, dgamma, dbeta] = [(); 4].map(|()| m(1, WIDTH));
-        let [qkv, dqkv, raw] = [(); 3].map(|()| m(ROWS, HEADS.width()));
+        let (raw, sums) = (m(ROWS, HEADS.width()), m(1, HEADS.width()));
         let (lse, stats, head_stats, angles) = (m(ROWS, HEADS.q), m(ROWS, 2), m(ROWS, 24), m(SEQ, HEADS.size));
         let [gamma_q, gamma_k, dgamma_q, dgamma_k] = [(); 4].map(|()| m(1, HEADS.size));
         let [wte, dwte, moment, variance] = [(); 4].map(|()| m(VOCAB, WIDTH));
         let logits = m(CHUNK, VOCAB);
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let dev = Device::cpu(&plan, threads, &[], precision).expect("3 GB of memory");
-        for t in [x, dy, w, up, dact, b, gamma, beta, raw, gamma_q, gamma_k, dgamma] {
+        for t in [x, qkv, dy, w, up, dact, b, gamma, beta, raw, gamma_q, gamma_k, dgamma] {
             dev.write(t, &(0..t.len()).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect::<Vec<_>>());
         }
         let tokens: Vec<u32> = (0..ROWS as u32).map(|i| i.wrapping_mul(2_654_435_761) % 50_257).collect();
@@ -65,7 +68,7 @@ fn ops(c: &mut Criterion) {
         bench("linear backward", &|d| linear::backward(d, dx, dw, Some(db), dact, x, w, Into::Add));
         bench("attention forward", &|d| attention::forward(d, y, lse, qkv, HEADS, None));
         bench("attention backward", &|d| {
-            attention::backward(d, dqkv, None, dy, y, lse, qkv, HEADS, None);
+            attention::backward(d, dqkv, Some(sums), dy, y, lse, qkv, HEADS, None);
         });
         if precision == Precision::Bf16 {
             continue; // the rest is the same in both

@@ -259,6 +259,11 @@ mod tests {
         assert_eq!((rows.at, rows.end(), rows.half), (32, 96, true));
         assert!(rows.meets(Tensor::range(95, 96)) && !rows.meets(Tensor::range(96, 97)));
         assert!(!Plan::default().operand(Kind::Activations, 6, 64).half);
+        // what takes the place of x in f32 begins where each of its rows does
+        let x = plan.matrix(Kind::Activations, 6, 5);
+        let within = plan.operand_within(x);
+        assert!(within.half && (1..6).all(|r| within.rows(r, 1).at == x.rows(r, 1).at) && within.first_cols(5).elements() == 15);
+        assert_eq!(Plan::default().operand_within(x), x);
     }
 
     #[test]

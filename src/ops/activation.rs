@@ -9,10 +9,11 @@
 //! ```
 //! y (n, F); x (n, F), for SwiGlu (n, 2F).
 use super::rows::{PART, PIECE, Shared, SharedValues, fill_rows, or_empty, per_task, sums_over_rows};
-use super::simd::{add_to, sigmoid, wide};
+use super::simd::{add_to, sigmoid, sigmoid2, wide};
 use crate::device::cuda::Grid;
 use crate::device::{Device, threads};
 use crate::tensor::Tensor;
+use std::f32::consts::LOG2_E;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -168,18 +169,25 @@ fn part_backward(kind: Activation, dx: &mut [f32], y: &mut [f32], dy: &[f32], x:
 const LINEAR: f32 = 1.595_769;
 const CUBIC: f32 = 0.071_354_814;
 
+/// σ(2u) of GELU, and x².
+#[inline(always)]
+fn gate(x: f32) -> (f32, f32) {
+    let square = x * x;
+    (sigmoid2(x * square.mul_add(CUBIC * LOG2_E, LINEAR * LOG2_E)), square)
+}
+
 wide! {
     fn gelu(y: &mut [f32], x: &[f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * sigmoid(x * (CUBIC * x).mul_add(x, LINEAR));
+            *y = x * gate(x).0;
         }
     }
 
     /// dx ← dx f′(x), as below; y as above.
     fn gelu_backward(dx: &mut [f32], y: &mut [f32], x: &[f32]) {
         for ((dx, y), &x) in dx.iter_mut().zip(y).zip(x) {
-            let s = sigmoid(x * (CUBIC * x).mul_add(x, LINEAR));
-            let slope = (CUBIC * x * x).mul_add(3.0, LINEAR);
+            let (s, square) = gate(x);
+            let slope = square.mul_add(3.0 * CUBIC, LINEAR);
             *y = x * s;
             *dx *= (*y * (1.0 - s)).mul_add(slope, s);
         }

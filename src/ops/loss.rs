@@ -107,7 +107,7 @@ fn row_backward(z: &mut [f32], half: bool, vocab: usize, target: u32, scale: f32
         e.resize(z.len().max(e.len()), 0.0);
         let (e, target) = (&mut e[..vocab], target as usize);
         let (top, at_target) = (largest(&z[..vocab]), z[target]);
-        let total = exponentials(e, z, top);
+        let total = exponentials(e, &z[..vocab], top);
         let factor = (f64::from(scale) / total) as f32;
         let to_target = e[target] * factor - scale;
         if half {
@@ -140,7 +140,7 @@ wide! {
         max(z)
     }
 
-    /// e = e^(z − top), as far as e reaches; returns Σ e.
+    /// e = e^(z − top), which are as many; returns Σ e.
     fn exponentials(e: &mut [f32], z: &[f32], top: f32) -> f64 {
         let mut total = 0f64;
         for (e, z) in e.chunks_mut(BLOCK).zip(z.chunks(BLOCK)) {

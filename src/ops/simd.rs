@@ -5,9 +5,11 @@
 //! ```text
 //! wide! { fn scale(y: &mut [f32], a: f32) { for y in y { *y *= a } } }
 //! ```
-//! [`exp`] is branch-free: Cody–Waite reduction by n·ln 2 and a polynomial of degree 6, so that loops over it vectorise.
+//! [`exp2`] and [`exp`] are branch-free, so that loops over them vectorise: 2ⁿ, and a polynomial of degree 5 that is 1 at 0 and otherwise as near
+//! to 2ʳ, |r| ≤ ½, as can be (9.2e-8 of it).
 
 use half::bf16;
+use std::f32::consts::LOG2_E;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Structural: accumulators of a sum; one vector of AVX-512, two of AVX2. A change changes the last bits of results.
@@ -115,29 +117,50 @@ pub fn forced() -> Option<String> {
     std::env::var(ISA).ok().filter(|name| !name.is_empty())
 }
 
+/// 2ˣ within 2 units in the last place; 0 below −126, 2^127.49 above that, NaN stays NaN.
+#[inline(always)]
+pub fn exp2(x: f32) -> f32 {
+    const LOW: f32 = -126.0;
+    const HIGH: f32 = 127.49;
+    // comparisons, not min and max: those would forget a NaN
+    let clamped = if x < LOW { LOW } else { x };
+    let clamped = if clamped > HIGH { HIGH } else { clamped };
+    let shifted = clamped + SHIFT;
+    let r = clamped - (shifted - SHIFT);
+    if x < LOW { 0.0 } else { power(r, shifted) }
+}
+
 /// eˣ within 2 units in the last place; 0 below −87.33, e^88.37 above that, NaN stays NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LOW: f32 = -87.33;
     const HIGH: f32 = 88.37;
-    /// 1.5 · 2²³: adding it leaves round(x) in the low bits of the mantissa.
-    const SHIFT: f32 = 12_582_912.0;
-    // comparisons, not min and max: those would forget a NaN
     let clamped = if x < LOW { LOW } else { x };
     let clamped = if clamped > HIGH { HIGH } else { clamped };
-    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, SHIFT);
+    let shifted = clamped.mul_add(LOG2_E, SHIFT);
     let n = shifted - SHIFT;
-    let r = n.mul_add(-0.693_145_75, clamped);
-    let r = n.mul_add(-1.428_606_8e-6, r);
-    let p = 1.388_888_9e-3_f32;
-    let p = p.mul_add(r, 8.333_334e-3);
-    let p = p.mul_add(r, 4.166_666_8e-2);
-    let p = p.mul_add(r, 1.666_666_7e-1);
-    let p = p.mul_add(r, 0.5);
+    // x log₂ e − n: the product's rounding would be seen, so it is taken in two parts
+    let high = clamped.mul_add(LOG2_E, -n);
+    let r = clamped.mul_add(LOG2_E_REST, high);
+    if x < LOW { 0.0 } else { power(r, shifted) }
+}
+
+/// 1.5 · 2²³: adding it leaves round(x) in the low bits of the mantissa.
+const SHIFT: f32 = 12_582_912.0;
+/// What log₂ e is more than its f32.
+const LOG2_E_REST: f32 = 1.925_963e-8;
+
+/// 2^(r + n), |r| ≤ ½, of n + [`SHIFT`].
+#[allow(clippy::approx_constant)] // the polynomial's own: ln 2 less 2e-7
+#[inline(always)]
+fn power(r: f32, shifted: f32) -> f32 {
+    let p = 1.326_465_2e-3_f32;
+    let p = p.mul_add(r, 9.671_511e-3);
+    let p = p.mul_add(r, 5.550_734e-2);
+    let p = p.mul_add(r, 2.402_224_2e-1);
+    let p = p.mul_add(r, 6.931_47e-1);
     let p = p.mul_add(r, 1.0);
-    let p = p.mul_add(r, 1.0);
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
-    if x < LOW { 0.0 } else { p * power }
+    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// 1 / (1 + e⁻ˣ), within 6e-7 of itself; below −88.37 it stays at 4e-39, where exp stops growing. The hyperbolic
@@ -145,6 +168,12 @@ pub fn exp(x: f32) -> f32 {
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
+}
+
+/// 1 / (1 + 2⁻ᵗ): the logistic function of t ln 2.
+#[inline(always)]
+pub fn sigmoid2(t: f32) -> f32 {
+    1.0 / (1.0 + exp2(-t))
 }
 
 /// Adds the lanes in a fixed tree.
@@ -340,6 +369,17 @@ mod tests {
     }
 
     #[test]
+    fn exp2_is_within_two_units_of_the_last_place() {
+        let mut worst = 0f64;
+        for i in 0..2_000_000 {
+            let x = -126.0 + 253.4 * (i as f32) / 2e6;
+            let exact = f64::from(x).exp2();
+            worst = worst.max(((f64::from(exp2(x)) - exact) / exact).abs());
+        }
+        assert!(worst < 2.0 * 2f64.powi(-24) * 2.0, "relative error {worst:e}");
+    }
+
+    #[test]
     fn sigmoid_is_within_its_bound_and_tanh_with_it() {
         for i in 0..1_000_000 {
             let x = -80.0 + 160.0 * (i as f32) / 1e6;
@@ -368,6 +408,9 @@ mod tests {
         assert_eq!(exp(-1e9), 0.0);
         assert!(exp(f32::INFINITY) > 2e38 && exp(1e9).is_finite());
         assert!(exp(f32::NAN).is_nan());
+        assert_eq!([0.0, -126.0, -126.1, 3.0].map(exp2), [1.0, 2f32.powi(-126), 0.0, 8.0]);
+        assert_eq!(exp2(f32::NEG_INFINITY), 0.0);
+        assert!(exp2(f32::INFINITY) > 2e38 && exp2(1e9).is_finite() && exp2(f32::NAN).is_nan());
     }
 
     #[test]

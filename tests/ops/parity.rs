@@ -384,3 +384,39 @@ fn of_outputs_in_bf16() {
         }
     }
 }
+
+/// The gradient of logits in the first half of their rows is what f32 storage would be rounded to, and products read it there as they read
+/// that.
+#[test]
+fn of_a_gradient_that_takes_the_logits_place() {
+    use half::bf16;
+    use llm_train::tensor::{Kind, Plan};
+    for (n, cols, c) in [(1, 2, 1), (6, 40, 3), (35, 1030, 64), (64, 128, 130)] {
+        let mut plan = Plan::with_halves(true);
+        let mut m = |rows, cols| plan.matrix(Kind::Activations, rows, cols);
+        let (z, x, w) = (m(n, cols), m(n, c), m(cols, c));
+        let of_each = [(); 2].map(|()| (m(n, c), m(cols, c)));
+        let dz = plan.operand_within(z);
+        assert!(dz.half && dz.rows == n && (dz.at, dz.end()) == (z.at, z.end()), "{dz:?} within {z:?}");
+        let dev = Device::cpu(&plan, 2, &[], Precision::Bf16).unwrap();
+        let mut numbers = Numbers::new((n * cols) as u64);
+        let logits: Vec<f32> = (0..z.len()).map(|_| 10.0 * numbers.real()).collect();
+        for t in [x, w] {
+            dev.write(t, &(0..t.len()).map(|_| numbers.real()).collect::<Vec<_>>());
+        }
+        let vocab = cols - cols / 8;
+        let targets: Vec<u32> = (0..n).map(|i| if i % 4 == 3 { MASKED } else { (i * 7 % vocab) as u32 }).collect();
+        let found = [z, dz].into_iter().zip(of_each).map(|(gradient, (dx, dw))| {
+            dev.write(z, &logits);
+            let loss = dev.install(|| loss::cross_entropy(&dev, gradient, z, &targets, vocab, 0.5));
+            dev.install(|| linear::backward(&dev, dx, dw, None, gradient, x, w, Into::Overwrite));
+            let rows = dev.read(gradient).chunks(gradient.cols).flat_map(|row| row[..cols].to_vec()).collect::<Vec<_>>();
+            (loss, rows, dev.read(dx), dev.read(dw))
+        });
+        let [whole, half] = found.collect::<Vec<_>>().try_into().expect("two");
+        let rounded: Vec<f32> = whole.1.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+        assert_eq!((whole.0, rounded), (half.0, half.1), "{n} × {cols}: loss and gradient");
+        assert_eq!((whole.2, whole.3), (half.2, half.3), "{n} × {cols}: products");
+        assert!(whole.1.iter().any(|x| *x > 0.0) || vocab == 1, "{n} × {cols}: a gradient of nothing");
+    }
+}

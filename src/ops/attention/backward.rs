@@ -12,13 +12,16 @@ use super::tiles::{Small, takes, turn, with_room};
 use crate::device::{Precision, Values, ValuesMut, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::{Shared, SharedValues, halves, ordered_sum_of_parts};
-use crate::ops::simd::{LANES, dot, exp, halve, round_bf16, wide};
+use crate::ops::simd::{LANES, dot, exp2, fetch, halve, round_bf16, wide};
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// Measured (Intel AVX-512, D = 64): query rows of a tile …
 const ROWS: usize = 128;
 /// … and key rows. Both are whole blocks of every kernel, one across and the other down.
 const KEYS: usize = 96;
+/// Measured: rows of a head by which they are asked for early. They lie whole rows of all heads apart.
+const AHEAD: usize = 8;
 
 /// Elements that a task works in.
 pub fn room(h: Heads) -> usize {
@@ -85,7 +88,8 @@ fn key_head(
             let n = ROWS.min(t - top);
             for (r, (lse_of, delta)) in lses.iter_mut().zip(&mut deltas).take(n).enumerate() {
                 let at = (base + top + r) * h.q + head;
-                (*lse_of, *delta) = (lse[at], row_dot(&dy[at * d..][..d], &y[at * d..][..d]));
+                [dy, y].into_iter().for_each(|x| fetch_row(x.as_ptr().wrapping_add((at + AHEAD * h.q) * d), d));
+                (*lse_of, *delta) = (lse[at] * LOG2_E, row_dot(&dy[at * d..][..d], &y[at * d..][..d]));
             }
             let rows = base + top..base + top + n;
             let q = products.ready(q, qkv, rows.clone(), [w, head * d, d]);
@@ -153,18 +157,22 @@ fn key_head(
     });
 }
 
+fn fetch_row(row: *const f32, d: usize) {
+    (0..d).step_by(LANES).for_each(|i| fetch(row.wrapping_add(i)));
+}
+
 wide! {
     fn row_dot(a: &[f32], b: &[f32]) -> f32 {
         dot(a, b)
     }
 
     /// Of one key, for rows from … to: p, the scores, become probabilities, and ds, which holds dp, becomes ds. Both are 0
-    /// where the key may not be seen, and rounded to bf16 if `rounds`. All are whole vectors.
+    /// where the key may not be seen, and rounded to bf16 if `rounds`. `lse` to base 2. All are whole vectors.
     fn gradients(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, scale: f32, lse: &[f32], delta: &[f32], rounds: bool) {
         let some = from / LANES * LANES..to.next_multiple_of(LANES);
         let rows = p[some.clone()].iter_mut().zip(&mut ds[some.clone()]).zip(&lse[some.clone()]).zip(&delta[some]);
         for (((p, ds), lse), delta) in rows {
-            let exact = exp(p.mul_add(scale, -lse));
+            let exact = exp2(p.mul_add(scale * LOG2_E, -lse));
             let gradient = exact * (*ds - delta) * scale;
             (*p, *ds) = if rounds { (round_bf16(exact), round_bf16(gradient)) } else { (exact, gradient) };
         }

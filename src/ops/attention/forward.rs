@@ -7,13 +7,15 @@
 //!     l = l e^(m − m') + Σ Pᵀ             yᵀ = yᵀ e^(m − m') + vᵀ Pᵀ
 //! y = (yᵀ / l)ᵀ       lse = m + ln l
 //! ```
+//! Exponentials are powers of 2, whose factor log₂ e is in the scale: m is a logarithm to base 2 until lse is written.
 //! Pᵀ is thus a right operand: the kernel reads it where it lies, or its numbers are packed in the order in which they lie.
 use super::Heads;
 use super::tiles::{Small, takes, turn, with_room};
 use crate::device::{Precision, Values, threads};
 use crate::ops::gemm::{self, Into, Layout};
 use crate::ops::rows::Shared;
-use crate::ops::simd::{LANES, exp, fetch, round_bf16, wide};
+use crate::ops::simd::{LANES, exp2, fetch, round_bf16, wide};
+use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
 /// Structural: rows of a strip, two vectors; whole blocks of every kernel.
@@ -65,7 +67,7 @@ fn rows_of_head(
     start: impl Fn(usize) -> usize,
 ) {
     let (w, d, n, top) = (h.width(), h.size, rows.len(), rows.start);
-    let (kv, scale) = (head / h.group(), h.scale() as f32);
+    let (kv, scale) = (head / h.group(), h.scale() as f32 * LOG2_E);
     let most = keys_of_tile(h);
     with_room(room(h), |mut room| {
         let out = room.take(ROWS * d);
@@ -113,7 +115,7 @@ fn rows_of_head(
             for r in 0..strip.len() {
                 // SAFETY: this column of these rows belongs to this task alone.
                 let lse = unsafe { lse.piece((row + r) * h.q + head, 1) };
-                lse[0] = tops[i][r] + totals[i][r].ln();
+                lse[0] = tops[i][r] * LN_2 + totals[i][r].ln();
             }
         }
     });
@@ -139,7 +141,7 @@ wide! {
         }
     }
 
-    /// Scores, keys down and rows across, become e^(s·scale − top), rounded to bf16 if `rounds`; the running maxima and denominators
+    /// Scores, keys down and rows across, become 2^(s·scale − top), rounded to bf16 if `rounds`; the running maxima and denominators
     /// follow, and what is returned has become of those before.
     fn soften(s: &mut [f32], scale: f32, tops: &mut [f32; STRIP], totals: &mut [f32; STRIP], rounds: bool) -> [f32; STRIP] {
         let mut highest = [f32::NEG_INFINITY; STRIP];
@@ -153,7 +155,7 @@ wide! {
         for i in 0..STRIP {
             let highest = highest[i] * scale;
             let highest = if highest <= tops[i] { tops[i] } else { highest };
-            shrink[i] = if highest == tops[i] { 1.0 } else { exp(tops[i] - highest) };
+            shrink[i] = if highest == tops[i] { 1.0 } else { exp2(tops[i] - highest) };
             tops[i] = highest;
             sums[i] = totals[i] * shrink[i];
         }
@@ -161,7 +163,7 @@ wide! {
         let tops: [f32; STRIP] = std::array::from_fn(|i| if tops[i] == f32::NEG_INFINITY { 0.0 } else { tops[i] });
         for s in s.chunks_exact_mut(STRIP) {
             for i in 0..STRIP {
-                let p = exp(s[i].mul_add(scale, -tops[i]));
+                let p = exp2(s[i].mul_add(scale, -tops[i]));
                 sums[i] += p;
                 s[i] = if rounds { round_bf16(p) } else { p };
             }

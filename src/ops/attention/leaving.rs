@@ -2,7 +2,7 @@
 //! rows, not rounded.
 use super::Heads;
 use crate::ops::rows::{BLOCK, Shared, SharedValues};
-use crate::ops::simd::{add_to, to_bf16, wide};
+use crate::ops::simd::{LANES, add_to, fetch_to_write, to_bf16, wide};
 use half::bf16;
 
 /// Where a sequence's gradients go, and the sums of their columns.
@@ -36,13 +36,38 @@ impl Leaving<'_> {
     }
 }
 
+/// Structural: columns whose sums stay in registers, a head's as a rule.
+const COLUMNS: usize = 4 * LANES;
+
+/// Measured: rows by which their lines are asked for early.
+const AHEAD: usize = 8;
+
 /// Rows of `to`, `stride` apart, become what `number` makes of these, which are added to `sums` and as long as those.
 #[inline(always)]
 fn rows_to<T>(to: Shared<T>, at: usize, stride: usize, rows: &[f32], sums: &mut [f32], number: impl Fn(f32) -> T) {
-    for (r, row) in rows.chunks_exact(sums.len()).enumerate() {
-        // SAFETY: as for `Leaving::write`.
-        let to = unsafe { to.piece(at + r * stride, row.len()) };
-        for ((to, sum), x) in to.iter_mut().zip(&mut *sums).zip(row) {
+    let d = sums.len();
+    let (whole, rest) = sums.as_chunks_mut::<COLUMNS>();
+    for (c, sums) in whole.iter_mut().enumerate() {
+        let mut total = *sums;
+        for (r, row) in rows.chunks_exact(d).enumerate() {
+            let row: &[f32; COLUMNS] = row[c * COLUMNS..].first_chunk().expect("as long as the sums");
+            // SAFETY: as for `Leaving::write`.
+            let to: &mut [T; COLUMNS] = unsafe { to.piece(at + r * stride + c * COLUMNS, COLUMNS) }.try_into().expect("as many");
+            for line in (0..COLUMNS).step_by(64 / size_of::<T>()) {
+                fetch_to_write(to.as_ptr().wrapping_add(AHEAD * stride + line));
+            }
+            for i in 0..COLUMNS {
+                total[i] += row[i];
+                to[i] = number(row[i]);
+            }
+        }
+        *sums = total;
+    }
+    let first = d - rest.len();
+    for (r, row) in rows.chunks_exact(if rest.is_empty() { usize::MAX } else { d }).enumerate() {
+        // SAFETY: as above.
+        let to = unsafe { to.piece(at + r * stride + first, d - first) };
+        for ((to, sum), x) in to.iter_mut().zip(&mut *rest).zip(&row[first..]) {
             *sum += x;
             *to = number(*x);
         }
