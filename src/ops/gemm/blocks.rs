@@ -9,7 +9,10 @@
 use super::Kernel;
 use super::micro::Block;
 use super::operands::{Left, Right};
+use super::pack::SIDE;
 use crate::ops::rows::Shared;
+use crate::ops::simd::{Level, level};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// c = a·b or c += a·b, of which tasks take parts.
@@ -102,9 +105,24 @@ impl Blocks<'_> {
             return;
         }
         // the kernel writes whole blocks: into a corner of their own, from which the part that exists is taken
-        let mut whole = [0f32; 32 * 32];
-        // SAFETY: `whole` holds every kernel's block.
-        unsafe { (k.multiply)(height, Block { c: whole.as_mut_ptr(), c_row: k.cols, add: false, ..block }) };
+        let mut whole = [const { MaybeUninit::<f32>::uninit() }; 32 * 32];
+        // SAFETY: `whole` holds every kernel's block, of which these rows are written.
+        let whole = unsafe {
+            (k.multiply)(height, Block { c: whole.as_mut_ptr().cast(), c_row: k.cols, add: false, ..block });
+            std::slice::from_raw_parts(whole.as_ptr().cast::<f32>(), height * k.cols)
+        };
+        #[cfg(target_arch = "x86_64")]
+        if self.turned && rows <= SIDE && cols == k.cols && cols.is_multiple_of(SIDE) && level() >= Level::Avx512 {
+            for first in (0..cols).step_by(SIDE) {
+                let from = whole[first..(rows - 1) * k.cols + first + SIDE].as_ptr();
+                // SAFETY: the level was asked; rows of the block; lines of c, by the caller's promise.
+                unsafe {
+                    self.c.piece(at + (first + SIDE - 1) * self.row, rows);
+                    super::squares::turn_some((self.c.start(at + first * self.row), self.row), (from, k.cols), rows, block.add);
+                }
+            }
+            return;
+        }
         // c's lines are the block's rows, or, turned, its columns
         let (lines, len, line, step) = if self.turned { (cols, rows, 1, k.cols) } else { (rows, cols, k.cols, 1) };
         for i in 0..lines {

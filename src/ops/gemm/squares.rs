@@ -209,6 +209,28 @@ unsafe fn across<T: Halves>(from: Lying<T>, [r, k]: [usize; 2], [rows, depth]: [
     lines
 }
 
+/// Sixteen lines of `to` become, or if `add` grow by, n of a column of `from` each: to = fromᵀ, of f32, whose rows lie so many numbers apart.
+///
+/// # Safety
+/// AVX-512; n ≤ 16 rows of sixteen numbers in `from`, sixteen rows of n in `to`, which is the caller's.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn turn_some(to: (*mut f32, usize), from: (*const f32, usize), n: usize, add: bool) {
+    let mut square: Lines = [_mm512_setzero_si512(); SIDE];
+    for (i, line) in square.iter_mut().enumerate().take(n) {
+        // SAFETY: the caller's promise, here and below.
+        *line = unsafe { _mm512_loadu_si512(from.0.add(i * from.1).cast()) };
+    }
+    transpose(&mut square);
+    let there = first(n) as u16;
+    for (i, line) in square.into_iter().enumerate() {
+        let (at, line) = (to.0.wrapping_add(i * to.1), _mm512_castsi512_ps(line));
+        unsafe {
+            let line = if add { _mm512_add_ps(line, _mm512_maskz_loadu_ps(there, at)) } else { line };
+            _mm512_mask_storeu_ps(at, there, line);
+        }
+    }
+}
+
 /// to = fromᵀ, of f32, whose rows lie so many numbers apart.
 ///
 /// # Safety
