@@ -35,7 +35,7 @@ pub struct Tensor {
     pub at: usize,
     pub rows: usize,
     pub cols: usize,
-    /// Its numbers are bf16, two an element: [`Plan::operand`], [`Plan::copy`].
+    /// Its numbers are bf16, two an element: [`Plan::operand`], [`Plan::operand_within`], [`Plan::copy`].
     pub half: bool,
 }
 
@@ -59,7 +59,7 @@ impl Tensor {
     pub fn end(self) -> usize {
         self.at + self.elements()
     }
-    /// Its first `cols` columns, to be counted: [`crate::device::Device::tally`].
+    /// The shape of its first `cols` columns, to be checked or counted; not where they lie.
     pub fn first_cols(self, cols: usize) -> Tensor {
         assert!(cols <= self.cols, "{cols} columns of {self:?}");
         Tensor { cols, ..self }
@@ -172,8 +172,9 @@ impl Plan {
         (self.halves && of.cols.is_multiple_of(2)).then(|| self.place(kind, Tensor { half: true, ..of }))
     }
     /// Where numbers lie that take the place of `t`'s, and that products alone read. Where these round them to bf16 anyway they lie so, in the
-    /// first half of each row: of as many columns again nothing is meant.
+    /// first half of each row; the other half of the columns holds nothing.
     pub fn operand_within(&self, t: Tensor) -> Tensor {
+        assert!(!t.half, "{t:?} is in bf16 itself");
         if self.halves { Tensor { half: true, cols: 2 * t.cols, ..t } } else { t }
     }
     /// A place for a matrix of the same shape and type.

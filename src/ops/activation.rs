@@ -171,7 +171,7 @@ const CUBIC: f32 = 0.071_354_814;
 
 /// σ(2u) of GELU, and x².
 #[inline(always)]
-fn gate(x: f32) -> (f32, f32) {
+fn logistic(x: f32) -> (f32, f32) {
     let square = x * x;
     (sigmoid2(x * square.mul_add(CUBIC * LOG2_E, LINEAR * LOG2_E)), square)
 }
@@ -179,14 +179,14 @@ fn gate(x: f32) -> (f32, f32) {
 wide! {
     fn gelu(y: &mut [f32], x: &[f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * gate(x).0;
+            *y = x * logistic(x).0;
         }
     }
 
     /// dx ← dx f′(x), as below; y as above.
     fn gelu_backward(dx: &mut [f32], y: &mut [f32], x: &[f32]) {
         for ((dx, y), &x) in dx.iter_mut().zip(y).zip(x) {
-            let (s, square) = gate(x);
+            let (s, square) = logistic(x);
             let slope = square.mul_add(3.0 * CUBIC, LINEAR);
             *y = x * s;
             *dx *= (*y * (1.0 - s)).mul_add(slope, s);

@@ -6,8 +6,8 @@
 //! dW += dyᵀ x                    or dW = dyᵀ x, where nothing is there yet
 //! db += Σ_rows dy
 //! ```
-//! On the CPU x, y and dy may be in bf16, and W is read from its copy in bf16 where the plan has one; dy may have more columns than W has rows,
-//! which are not read ([`crate::tensor::Plan::operand_within`]). On a GPU the bias is added, and its
+//! On the CPU x, y and dy may be in bf16, and W is read from its copy in bf16 where the plan has one; of a dy with twice as many columns
+//! as W has rows the rest is not read ([`crate::tensor::Plan::operand_within`]). On a GPU the bias is added, and its
 //! gradient summed up, within a product, where cuBLASLt has an algorithm for that.
 use super::gemm::{self, Beside, Into, Layout};
 use super::rows::{PIECE, column_sums, in_f32, or_empty, pieces};
@@ -62,7 +62,7 @@ pub fn backward(dev: &Device, dx: Tensor, dw: Tensor, db: Option<Tensor>, dy: Te
     assert_eq!((dx.rows, dx.cols), (n, c), "linear: dx {dx:?} of x {x:?}");
     assert_eq!((dw.rows, dw.cols), (o, c), "linear: dw {dw:?} of w {w:?}");
     assert!(db.is_none_or(|b| b.len() == o), "linear: bias {db:?} of {o} outputs");
-    assert!(dy.cols == o || matches!(dev, Device::Cpu(_)) && db.is_none(), "linear: dy {dy:?} of w {w:?}");
+    assert!(dy.cols == o || dy.half && dy.cols == 2 * o && db.is_none(), "linear: dy {dy:?} of w {w:?}");
     let (w, outs) = (as_read(dev, w), [dx, dw, or_empty(db)]);
     match dev {
         Device::Cpu(d) => {
@@ -103,6 +103,7 @@ pub(super) fn inputs(dev: &Device, d: &Cpu, dx: Tensor, dy: Tensor, w: Tensor) {
 /// dw += dyᵀ x, or =; db += Σ dy, for which dy has to be f32.
 pub(super) fn parameters(dev: &Device, d: &Cpu, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor, into: Into) {
     let (n, c, o, stride) = (x.rows, x.cols, dw.rows, dy.cols);
+    assert!(stride == o || dy.half && stride == 2 * o, "linear: dy {dy:?} of dw {dw:?}");
     if let Some(db) = db {
         bias(dev, db, dy);
     }

@@ -24,7 +24,7 @@ thread_local! {
 
 /// Elements of working memory that the loss keeps, beside the plan's, with `threads` threads: a row of each.
 pub fn workspace_elements(padded: usize, threads: usize) -> usize {
-    threads * padded
+    threads * (padded + LANES)
 }
 
 /// Σ loss over the rows; dz = scale · ∂loss/∂z, which is the logits' own place, as they lie or as [`Plan::operand_within`] says, and all that is
@@ -35,7 +35,7 @@ pub fn cross_entropy(dev: &Device, dz: Tensor, logits: Tensor, targets: &[u32], 
     check(logits, targets, vocab);
     let cols = logits.cols;
     let rounded = Tensor { half: true, cols: 2 * cols, ..logits };
-    assert!(dz == logits || dz == rounded, "cross-entropy: gradient {dz:?} of {logits:?}");
+    assert!(dz == logits || dz == rounded && matches!(dev, Device::Cpu(_)), "cross-entropy: gradient {dz:?} of {logits:?}");
     let _at = dev.tally("cross-entropy", 0, &[logits, dz.first_cols(cols)]);
     match dev {
         Device::Cpu(d) => d.arena.op([logits], [], |[z], []| {
@@ -99,25 +99,27 @@ fn check(logits: Tensor, targets: &[u32], vocab: usize) {
 /// One row's loss; z becomes its gradient, in bf16 if `half`. The exponentials are taken once and lie in this thread's room until they are
 /// scaled: no more of z is written than the gradient.
 fn row_backward(z: &mut [f32], half: bool, vocab: usize, target: u32, scale: f32) -> f64 {
+    let cols = z.len();
     if target == MASKED {
-        z.fill(0.0);
+        z[..if half { cols.div_ceil(2) } else { cols }].fill(0.0);
         return 0.0;
     }
-    EXPONENTIALS.with_borrow_mut(|e| {
-        e.resize(z.len().max(e.len()), 0.0);
-        let (e, target) = (&mut e[..vocab], target as usize);
+    EXPONENTIALS.with_borrow_mut(|room| {
+        room.resize(room.len().max(cols + LANES), 0.0);
+        let skip = room.as_ptr().align_offset(LANES * size_of::<f32>());
+        let (p, target) = (&mut room[skip..][..vocab], target as usize);
         let (top, at_target) = (largest(&z[..vocab]), z[target]);
-        let total = exponentials(e, &z[..vocab], top);
+        let total = exponentials(p, &z[..vocab], top);
         let factor = (f64::from(scale) / total) as f32;
-        let to_target = e[target] * factor - scale;
+        let to_target = p[target] * factor - scale;
         if half {
             let dz = halves(z);
-            scaled_halves(dz, e, factor);
-            dz[vocab..].fill(bf16::ZERO);
+            scaled_halves(dz, p, factor);
+            dz[vocab..cols].fill(bf16::ZERO);
             dz[target] = to_bf16(to_target);
         } else {
-            scaled(z, e, factor);
-            z[vocab..].fill(0.0);
+            scaled(z, p, factor);
+            z[vocab..cols].fill(0.0);
             z[target] = to_target;
         }
         total.ln() + f64::from(top) - f64::from(at_target)
@@ -140,21 +142,21 @@ wide! {
         max(z)
     }
 
-    /// e = e^(z − top), which are as many; returns Σ e.
-    fn exponentials(e: &mut [f32], z: &[f32], top: f32) -> f64 {
+    /// p = e^(z − top), as many; returns Σ p.
+    fn exponentials(p: &mut [f32], z: &[f32], top: f32) -> f64 {
         let mut total = 0f64;
-        for (e, z) in e.chunks_mut(BLOCK).zip(z.chunks(BLOCK)) {
+        for (p, z) in p.chunks_mut(BLOCK).zip(z.chunks(BLOCK)) {
             let mut lanes = [0f32; LANES];
-            let ((whole, rest), (z, z_rest)) = (e.as_chunks_mut::<LANES>(), z.as_chunks::<LANES>());
-            for (e, z) in whole.iter_mut().zip(z) {
+            let ((whole, rest), (z, z_rest)) = (p.as_chunks_mut::<LANES>(), z.as_chunks::<LANES>());
+            for (p, z) in whole.iter_mut().zip(z) {
                 for i in 0..LANES {
-                    e[i] = exp(z[i] - top);
-                    lanes[i] += e[i];
+                    p[i] = exp(z[i] - top);
+                    lanes[i] += p[i];
                 }
             }
-            for (i, (e, z)) in rest.iter_mut().zip(z_rest).enumerate() {
-                *e = exp(*z - top);
-                lanes[i] += *e;
+            for (i, (p, z)) in rest.iter_mut().zip(z_rest).enumerate() {
+                *p = exp(*z - top);
+                lanes[i] += *p;
             }
             total += f64::from(fold(lanes));
         }

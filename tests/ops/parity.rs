@@ -385,13 +385,13 @@ fn of_outputs_in_bf16() {
     }
 }
 
-/// The gradient of logits in the first half of their rows is what f32 storage would be rounded to, and products read it there as they read
-/// that.
+/// The gradient of logits in the first half of their rows is what f32 storage would be rounded to, also what is no number; products read it there
+/// as they read that, and the other half is not written.
 #[test]
 fn of_a_gradient_that_takes_the_logits_place() {
     use half::bf16;
     use llm_train::tensor::{Kind, Plan};
-    for (n, cols, c) in [(1, 2, 1), (6, 40, 3), (35, 1030, 64), (64, 128, 130)] {
+    for (n, cols, c) in [(1, 2, 1), (6, 40, 3), (5, 33, 7), (35, 1030, 64), (64, 128, 130)] {
         let mut plan = Plan::with_halves(true);
         let mut m = |rows, cols| plan.matrix(Kind::Activations, rows, cols);
         let (z, x, w) = (m(n, cols), m(n, c), m(cols, c));
@@ -400,7 +400,10 @@ fn of_a_gradient_that_takes_the_logits_place() {
         assert!(dz.half && dz.rows == n && (dz.at, dz.end()) == (z.at, z.end()), "{dz:?} within {z:?}");
         let dev = Device::cpu(&plan, 2, &[], Precision::Bf16).unwrap();
         let mut numbers = Numbers::new((n * cols) as u64);
-        let logits: Vec<f32> = (0..z.len()).map(|_| 10.0 * numbers.real()).collect();
+        let mut logits: Vec<f32> = (0..z.len()).map(|_| 10.0 * numbers.real()).collect();
+        if n == 6 {
+            logits[2 * cols + 5] = f32::NAN;
+        }
         for t in [x, w] {
             dev.write(t, &(0..t.len()).map(|_| numbers.real()).collect::<Vec<_>>());
         }
@@ -411,12 +414,17 @@ fn of_a_gradient_that_takes_the_logits_place() {
             let loss = dev.install(|| loss::cross_entropy(&dev, gradient, z, &targets, vocab, 0.5));
             dev.install(|| linear::backward(&dev, dx, dw, None, gradient, x, w, Into::Overwrite));
             let rows = dev.read(gradient).chunks(gradient.cols).flat_map(|row| row[..cols].to_vec()).collect::<Vec<_>>();
-            (loss, rows, dev.read(dx), dev.read(dw))
+            [vec![loss as f32], rows, dev.read(dx), dev.read(dw)]
         });
         let [whole, half] = found.collect::<Vec<_>>().try_into().expect("two");
-        let rounded: Vec<f32> = whole.1.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
-        assert_eq!((whole.0, rounded), (half.0, half.1), "{n} × {cols}: loss and gradient");
-        assert_eq!((whole.2, whole.3), (half.2, half.3), "{n} × {cols}: products");
-        assert!(whole.1.iter().any(|x| *x > 0.0) || vocab == 1, "{n} × {cols}: a gradient of nothing");
+        let bits = |x: &[f32]| x.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect::<Vec<_>>();
+        let rounded: Vec<f32> = whole[1].iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+        assert_eq!(bits(&rounded), bits(&half[1]), "{n} × {cols}: gradient");
+        assert!([0, 2, 3].iter().all(|&i| bits(&whole[i]) == bits(&half[i])), "{n} × {cols}: loss and products");
+        assert!(whole[1].iter().any(|x| *x > 0.0), "{n} × {cols}: a gradient of nothing");
+        // all that was read above was of dz, the last of the two
+        for (row, logits) in dev.read(z).chunks(cols).zip(logits.chunks(cols)) {
+            assert_eq!(bits(&row[cols.div_ceil(2)..]), bits(&logits[cols.div_ceil(2)..]), "{n} × {cols}: the other half");
+        }
     }
 }

@@ -7,8 +7,8 @@
 //!     l = l e^(m − m') + Σ Pᵀ             yᵀ = yᵀ e^(m − m') + vᵀ Pᵀ
 //! y = (yᵀ / l)ᵀ       lse = m + ln l
 //! ```
-//! Exponentials are powers of 2, whose factor log₂ e is in the scale: m is a logarithm to base 2 until lse is written.
 //! Pᵀ is thus a right operand: the kernel reads it where it lies, or its numbers are packed in the order in which they lie.
+//! Exponentials are powers of 2, whose factor log₂ e is in the scale: m is a logarithm to base 2 until lse is written.
 use super::Heads;
 use super::tiles::{Small, takes, turn, with_room};
 use crate::device::{Precision, Values, threads};

@@ -64,7 +64,10 @@ fn rows_to<T>(to: Shared<T>, at: usize, stride: usize, rows: &[f32], sums: &mut 
         *sums = total;
     }
     let first = d - rest.len();
-    for (r, row) in rows.chunks_exact(if rest.is_empty() { usize::MAX } else { d }).enumerate() {
+    if rest.is_empty() {
+        return;
+    }
+    for (r, row) in rows.chunks_exact(d).enumerate() {
         // SAFETY: as above.
         let to = unsafe { to.piece(at + r * stride + first, d - first) };
         for ((to, sum), x) in to.iter_mut().zip(&mut *rest).zip(&row[first..]) {

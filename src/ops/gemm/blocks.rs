@@ -9,9 +9,7 @@
 use super::Kernel;
 use super::micro::Block;
 use super::operands::{Left, Right};
-use super::pack::SIDE;
 use crate::ops::rows::Shared;
-use crate::ops::simd::{Level, level};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -112,14 +110,11 @@ impl Blocks<'_> {
             std::slice::from_raw_parts(whole.as_ptr().cast::<f32>(), height * k.cols)
         };
         #[cfg(target_arch = "x86_64")]
-        if self.turned && rows <= SIDE && cols == k.cols && cols.is_multiple_of(SIDE) && level() >= Level::Avx512 {
-            for first in (0..cols).step_by(SIDE) {
-                let from = whole[first..(rows - 1) * k.cols + first + SIDE].as_ptr();
-                // SAFETY: the level was asked; rows of the block; lines of c, by the caller's promise.
-                unsafe {
-                    self.c.piece(at + (first + SIDE - 1) * self.row, rows);
-                    super::squares::turn_some((self.c.start(at + first * self.row), self.row), (from, k.cols), rows, block.add);
-                }
+        if self.turned && cols == k.cols && super::squares::turns(rows, cols) {
+            // SAFETY: lines of c, by the caller's promise, the last of which lies in it; the block's rows; the level was asked.
+            unsafe {
+                self.c.piece(at + (cols - 1) * self.row, rows);
+                super::squares::turn_block((self.c.start(at), self.row), whole, [rows, cols], block.add);
             }
             return;
         }

@@ -7,7 +7,7 @@
 //! ```
 //! What lies past the last row or k is never read: loads have masks. Rounding is that of [`crate::ops::simd::to_bf16`], to the bit.
 use super::pack::{Lying, Panels, Part, Rounding, SIDE};
-use crate::ops::simd::fetch;
+use crate::ops::simd::{Level, fetch, level};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -209,24 +209,33 @@ unsafe fn across<T: Halves>(from: Lying<T>, [r, k]: [usize; 2], [rows, depth]: [
     lines
 }
 
-/// Sixteen lines of `to` become, or if `add` grow by, n of a column of `from` each: to = fromᵀ, of f32, whose rows lie so many numbers apart.
+/// Whether a block of so many rows and columns may leave by [`turn_block`].
+pub fn turns(rows: usize, cols: usize) -> bool {
+    rows <= SIDE && cols.is_multiple_of(SIDE) && level() >= Level::Avx512
+}
+
+/// The lines of `to` become, or if `add` grow by, the block's columns, which are as long as it has rows.
 ///
 /// # Safety
-/// AVX-512; n ≤ 16 rows of sixteen numbers in `from`, sixteen rows of n in `to`, which is the caller's.
+/// [`turns`]; so many lines lie in `to`, which is the caller's.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn turn_some(to: (*mut f32, usize), from: (*const f32, usize), n: usize, add: bool) {
-    let mut square: Lines = [_mm512_setzero_si512(); SIDE];
-    for (i, line) in square.iter_mut().enumerate().take(n) {
-        // SAFETY: the caller's promise, here and below.
-        *line = unsafe { _mm512_loadu_si512(from.0.add(i * from.1).cast()) };
-    }
-    transpose(&mut square);
-    let there = first(n) as u16;
-    for (i, line) in square.into_iter().enumerate() {
-        let (at, line) = (to.0.wrapping_add(i * to.1), _mm512_castsi512_ps(line));
-        unsafe {
-            let line = if add { _mm512_add_ps(line, _mm512_maskz_loadu_ps(there, at)) } else { line };
-            _mm512_mask_storeu_ps(at, there, line);
+pub unsafe fn turn_block(to: (*mut f32, usize), block: &[f32], [rows, cols]: [usize; 2], add: bool) {
+    assert!(rows <= SIDE && rows * cols <= block.len());
+    let there = first(rows) as u16;
+    for side in (0..cols).step_by(SIDE) {
+        let mut square: Lines = [_mm512_setzero_si512(); SIDE];
+        for (i, line) in square.iter_mut().enumerate().take(rows) {
+            // SAFETY: within the block, as asserted.
+            *line = unsafe { _mm512_loadu_si512(block.as_ptr().add(i * cols + side).cast()) };
+        }
+        transpose(&mut square);
+        for (i, line) in square.into_iter().enumerate() {
+            let (at, line) = (to.0.wrapping_add((side + i) * to.1), _mm512_castsi512_ps(line));
+            // SAFETY: the caller's promise.
+            unsafe {
+                let line = if add { _mm512_add_ps(line, _mm512_maskz_loadu_ps(there, at)) } else { line };
+                _mm512_mask_storeu_ps(at, there, line);
+            }
         }
     }
 }

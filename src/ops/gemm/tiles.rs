@@ -23,10 +23,9 @@ use std::ops::Range;
 const SLAB: usize = 1 << 20;
 /// Measured: numbers of k in a slab, so that it is not too narrow; units for a kernel of tiles, whose passes over c cost more.
 const DEPTH: usize = 1024;
-/// Structural: bytes of a c that is larger than a second-level cache, and so written past the caches by a kernel of tiles …
+/// Structural: bytes of a c that is larger than a second-level cache, and so written past the caches by a kernel of tiles.
 const LARGE: usize = 2 << 20;
-/// … and of one that is larger than a last-level cache: every kernel writes it past them, if it is written but once (measured, Zen 5: logits of
-/// 51 MB 120 to 113 ms in bf16, 197 to 187 ms in fp32; a gradient that is added to is a quarter slower so).
+/// Measured (Zen 5, 32 MiB of third-level cache): of one that every kernel writes past the caches, if it is written but once (docs/performance.md).
 const HUGE: usize = 48 << 20;
 /// Structural: vectors are loaded from its start.
 const LINE: usize = 16;
@@ -51,7 +50,7 @@ fn tile_elements(kernel: &Kernel) -> usize {
     kernel.tile[0] * kernel.tile[1]
 }
 
-/// Whether a product by this kernel writes results of so many bytes past the caches.
+/// Whether a product by this kernel surely writes results of so many bytes past the caches.
 pub fn writes_past(kernel: &Kernel, bytes: usize) -> bool {
     kernel.of_tiles() && bytes >= LARGE
 }
@@ -63,7 +62,8 @@ const WIDER: usize = 4;
 /// by tiles in the order of their rows.
 ///
 /// A c in bf16 is summed in a corner of f32, tile by tile: a slab is then as deep as k, however narrow. A kernel of tiles does so with every
-/// c, and writes a large one past the caches: else its lines come from memory, to be overwritten.
+/// c, and writes a large one past the caches: else its lines come from memory, to be overwritten. Every kernel does so with a huge one that one
+/// slab completes.
 ///
 /// A wide b that lies as rows of k is taken for the left operand, which needs no packing: cᵀ = bᵀ·aᵀ. Not by a kernel of tiles:
 /// it is so fast that turning its blocks takes longer than packing b.
@@ -106,7 +106,7 @@ fn parts(
     };
     let deep = evenly(k, most, 2 * kernel.depth);
     let once = into == Into::Overwrite && k <= deep;
-    let past = writes_past(kernel, m * n * bytes) || once && m * n * bytes >= HUGE;
+    let past = writes_past(kernel, m * n * bytes) || (once && m * n * bytes >= HUGE);
     let units = kernel.units(deep.min(k));
     let wide = evenly(n, (SLAB / units).max(kernel.cols), kernel.cols);
     let direct = lies_ready(kernel, &a, m, k);
