@@ -9,7 +9,7 @@
 //! The gradient takes the logits' place. Where the products that read it round it to bf16, it lies so in the first half of each row, by the
 //! rounding that they would have done: half as much to write, and to read twice.
 use super::MASKED;
-use super::rows::{Shared, halves, ordered_sum};
+use super::rows::{Shared, halves, on_a_line, ordered_sum};
 use super::simd::{LANES, exp, fold, max, to_bf16, wide};
 use crate::device::cuda::{Grid, float};
 use crate::device::{Device, Kept};
@@ -105,9 +105,7 @@ fn row_backward(z: &mut [f32], half: bool, vocab: usize, target: u32, scale: f32
         return 0.0;
     }
     EXPONENTIALS.with_borrow_mut(|room| {
-        room.resize(room.len().max(cols + LANES), 0.0);
-        let skip = room.as_ptr().align_offset(LANES * size_of::<f32>());
-        let (p, target) = (&mut room[skip..][..vocab], target as usize);
+        let (p, target) = (on_a_line(room, vocab), target as usize);
         let (top, at_target) = (largest(&z[..vocab]), z[target]);
         let total = exponentials(p, &z[..vocab], top);
         let factor = (f64::from(scale) / total) as f32;

@@ -1,7 +1,7 @@
 //! How the ops share their work among threads: pieces of fixed size, whatever the number of threads, so that no sum
 //! depends on it.
 use super::past_caches;
-use super::simd::{add_to, halve, widen};
+use super::simd::{LANES, add_to, halve, widen};
 use crate::device::{Values, ValuesMut, threads};
 use crate::tensor::Tensor;
 use half::bf16;
@@ -147,6 +147,13 @@ pub fn sums_over_rows<const O: usize>(outs: [&mut [f32]; O], n: usize, f: impl F
             f(row, sums.each_mut().map(|sums| &mut **sums));
         }
     });
+}
+
+/// `len` numbers of a thread's room, which begin with a line of memory; it is grown where it is smaller, by [`LANES`] more.
+pub fn on_a_line(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    room.resize(room.len().max(len + LANES), 0.0);
+    let skip = room.as_ptr().align_offset(LANES * size_of::<f32>());
+    &mut room[skip..][..len]
 }
 
 /// The same room, for twice as many numbers in bf16.

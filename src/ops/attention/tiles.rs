@@ -2,7 +2,7 @@
 use super::Heads;
 use crate::device::{Precision, Values};
 use crate::ops::gemm::{self, Blocks, Kernel, Layout, Read, Source, kernels};
-use crate::ops::rows::{Shared, halves};
+use crate::ops::rows::{Shared, halves, on_a_line};
 use crate::ops::simd::{LANES, halve, wide, widen};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -18,13 +18,7 @@ pub fn workspace_elements(h: Heads, threads: usize) -> usize {
 
 /// Lends this thread's room, of `len` elements: what the last user left in it.
 pub fn with_room<R>(len: usize, f: impl FnOnce(Room) -> R) -> R {
-    ROOM.with_borrow_mut(|room| {
-        if room.len() < len + LINE {
-            room.resize(len + LINE, 0.0);
-        }
-        let skip = room.as_ptr().align_offset(LINE * size_of::<f32>());
-        f(Room(&mut room[skip..][..len]))
-    })
+    ROOM.with_borrow_mut(|room| f(Room(on_a_line(room, len))))
 }
 
 /// Structural: what is vectors begins on one.

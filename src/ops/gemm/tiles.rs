@@ -13,7 +13,7 @@ use super::pack::Source;
 use super::{Finisher, Into, Kernel, Write, evenly, kernels};
 use crate::device::{Memory, threads};
 use crate::ops::past_caches;
-use crate::ops::rows::{Shared, SharedValues};
+use crate::ops::rows::{Shared, SharedValues, on_a_line};
 use crate::ops::simd::add_to;
 use half::bf16;
 use std::cell::RefCell;
@@ -254,9 +254,7 @@ impl Slabs<'_> {
                 }
             }
             c => CORNER.with_borrow_mut(|corner| {
-                corner.resize(tile_elements(kernel) + LINE, 0.0);
-                let skip = corner.as_ptr().align_offset(LINE * size_of::<f32>());
-                let corner = &mut corner[skip..];
+                let corner = on_a_line(corner, tile_elements(kernel));
                 let (row, first) = (across.len().next_multiple_of(LINE), [rows.start, cols.start]);
                 let blocks = Blocks { kernel, left, right, c: Shared::new(corner), at: 0, row, first, add: false, turned };
                 // SAFETY: the corner is this thread's; a tile of any kernel fits.
